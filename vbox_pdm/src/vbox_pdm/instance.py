@@ -1,0 +1,102 @@
+"""An instance and its life cycle, as every host (kernel, bench) keeps it."""
+
+from __future__ import annotations
+
+import builtins
+import enum
+import inspect
+import typing
+from typing import Any
+
+import pluggy
+from attrs import define, field
+
+from vbox_pdm.device import DeviceType
+from vbox_pdm.driver import DriverType
+from vbox_pdm.errors import RegistrationError
+from vbox_pdm.hookspecs import PROJECT, InstanceSpecs
+from vbox_pdm.state import State
+
+_NAMES = frozenset(name for name in vars(InstanceSpecs) if name.startswith("pdm_"))
+
+
+class _InstanceManager(pluggy.PluginManager):
+    """Methods named pdm_* implement the hooks of the same name, without a decorator."""
+
+    def __init__(self) -> None:
+        super().__init__(PROJECT)
+        self.add_hookspecs(InstanceSpecs)
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        if not name.startswith("pdm_"):
+            return None
+        if name not in _NAMES:
+            raise RegistrationError(
+                "VERR_PDM_INVALID_DEVICE_REGISTRATION",
+                f"{type(plugin).__name__}.{name} is no life-cycle hook",
+                f"The hooks are {', '.join(sorted(_NAMES))}; other names must not begin with pdm_",
+            )
+        return super().parse_hookimpl_opts(plugin, name) or {
+            "wrapper": False, "hookwrapper": False, "optionalhook": False,
+            "tryfirst": False, "trylast": False, "specname": None,
+        }  # fmt: skip
+
+
+class Phase(enum.Enum):
+    """Where in its life an instance stands; hosts assert it."""
+
+    NEW = "new"
+    CONSTRUCTED = "constructed"
+    READY = "ready"  # init complete; "suspended" in VirtualBox's words
+    RUNNING = "running"
+    OFF = "off"
+    DESTROYED = "destroyed"
+    FAILED = "failed"  # construct raised; destruct still follows
+
+
+@define(eq=False)
+class Instance:
+    """A device or driver of a machine.  `object` is what the plugin wrote."""
+
+    type: DeviceType | DriverType
+    number: int
+    object: Any
+    distribution: str = ""
+    phase: Phase = Phase.NEW
+    manager: pluggy.PluginManager = field(factory=_InstanceManager)
+
+    def __attrs_post_init__(self) -> None:
+        self.manager.register(self.object)
+
+    @property
+    def name(self) -> str:
+        """The type's name: "serial"."""
+        return self.type.name
+
+    @property
+    def title(self) -> str:
+        """`serial#0`, as logs and errors have it."""
+        return f"{self.type.name}#{self.number}"
+
+    def call(self, hook: str, **arguments: Any) -> Any:
+        """Call a life-cycle hook; what the plugin raises comes out."""
+        return getattr(self.manager.hook, hook)(**arguments)
+
+    def implements(self, hook: str) -> bool:
+        """Whether anybody listens to that hook."""
+        return bool(getattr(self.manager.hook, hook).get_hookimpls())
+
+    def state_class(self) -> builtins.type[State] | None:
+        """The State class that `pdm_save` is annotated with; None when it saves nothing."""
+        method = getattr(type(self.object), "pdm_save", None)
+        if method is None:
+            return None
+        hint = typing.get_type_hints(method).get("return")
+        for part in (*typing.get_args(hint), hint):
+            if inspect.isclass(part) and issubclass(part, State):
+                return part
+        raise RegistrationError(
+            "VERR_PDM_INVALID_DEVICE_REGISTRATION",
+            f"{type(self.object).__name__}.pdm_save does not say which State it returns",
+            "Annotate it: def pdm_save(self) -> MyState",
+        )
