@@ -1,0 +1,63 @@
+"""Class `Rem`: the Engine of `vbox_pdm.engine` on Unicorn.
+
+What is hot is native, in the base class.  Here are the choice of the CPU and the CPU state.
+
+`CpuState.msr` has, under the number of IA32_TSC_ADJUST, the guest's own offset (its writes to IA32_TSC);
+the counter itself belongs to the kernel, which sets it with `set_tsc`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from vbox_pdm.engine import CpuModel, CpuState, EngineHost, ExitReason, Segment
+
+from . import cpuid
+from ._native import Core
+
+_REASONS = (ExitReason.KICKED, ExitReason.HALTED, ExitReason.TRIPLE_FAULT, ExitReason.FAILED)
+_SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
+_PLAIN = (
+    *("gpr", "rip", "rflags", "gdtr", "idtr", "cr8", "efer"),
+    *("dr", "fpu", "msr", "interrupt_shadow", "halted"),
+)
+
+
+class Rem(Core):
+    """One vCPU.  Created with `Rem.create`, in the power-on state."""
+
+    failure = ""
+
+    @classmethod
+    def create(cls, host: EngineHost, cpu: CpuModel, fast_stores: bool = True) -> Self:
+        """Needs `_native.load` to have been called; `vbox_register_engines` sees to that."""
+        model = cpuid.resolve(cpu)
+        return cls(
+            host,
+            model.rows,
+            model.features,
+            model.vendor,
+            model.signature,
+            cpu.translation_buffer,
+            fast_stores,
+        )
+
+    def run(self) -> ExitReason:
+        reason = _REASONS[self.execute()]
+        if reason is ExitReason.FAILED:
+            self.failure = self.what_failed
+        return reason
+
+    def get_state(self) -> CpuState:
+        raw = self.state()
+        fields: dict[str, Any] = {name: raw[name] for name in _PLAIN}
+        fields.update(zip(_SEGMENTS, (Segment(*values) for values in raw["segments"]), strict=True))
+        cr0, _, cr2, cr3, cr4 = raw["cr"]
+        return CpuState(cr0=cr0, cr2=cr2, cr3=cr3, cr4=cr4, **fields)
+
+    def set_state(self, state: CpuState) -> None:
+        raw: dict[str, Any] = {name: getattr(state, name) for name in _PLAIN}
+        raw["cr"] = [state.cr0, 0, state.cr2, state.cr3, state.cr4]
+        segments: list[Segment] = [getattr(state, name) for name in _SEGMENTS]
+        raw["segments"] = [(s.selector, s.base, s.limit, s.attributes) for s in segments]
+        self.load_state(raw)

@@ -1,0 +1,359 @@
+/* Running guest code: the loop around Unicorn's, interrupts and exceptions, kicks, time.
+ *
+ * Other threads speak to a running engine through `attention`, a word in the CPU's state that every
+ * translated block looks at before its first instruction.  Unicorn's own flag for the same purpose is
+ * cleared without a memory barrier and so can lose a request.  When a block leaves for it, Unicorn's
+ * loop calls `rem_exec_interrupt` (because our private request bit is always set) and everything is
+ * looked at there: the kick, the NMI, the INTR line.  Nothing leaves in the middle of an instruction.
+ *
+ * STI, POPF, IRET and MOV SS end their block without chaining, so the loop looks again by itself when
+ * the guest opens its interrupt window.
+ */
+#define _GNU_SOURCE
+#include "rem.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+enum { PRIVATE_REQUEST = 0x8000 };
+
+/* ---- interrupts and exceptions ------------------------------------------------------------------- */
+
+void machine_attend(Machine *m)
+{
+    atomic_store(m->attention, 1);
+}
+
+void machine_kick(Machine *m)
+{
+    atomic_store(&m->kicked, true);
+    machine_attend(m);
+}
+
+static int acknowledge(Machine *m)
+{
+    PyObject *result;
+    long vector = -1;
+
+    PyEval_RestoreThread(m->thread);
+    result = PyObject_Vectorcall(m->acknowledge, NULL, 0, NULL);
+    if (result != NULL) {
+        vector = PyLong_AsLong(result);
+        Py_DECREF(result);
+    }
+    if (PyErr_Occurred()) {
+        PyErr_WriteUnraisable(m->acknowledge);
+        vector = -1;
+    }
+    m->thread = PyEval_SaveThread();
+    return vector > 255 ? -1 : (int)vector;
+}
+
+/* Unicorn reports a bad gate of a long-mode IDT with sixteen times its number, the CPU with eight times. */
+static void (*orig_raise_exception_err)(void *, int, int);
+
+static void rem_raise_exception_err(void *env, int number, int error)
+{
+    Machine *m = machine_of(FIELD(void *, env, ENV_UC));
+
+    if (m != NULL && m->delivering >= 0 && FIELD(uint32_t, env, ENV_HFLAGS) & HF_LMA &&
+        error == m->delivering * 16 + 2) {
+        error = m->delivering * 8 + 2;
+        m->delivering = -1;
+    }
+    orig_raise_exception_err(env, number, error);
+}
+
+const Reroute cpu_reroutes[] = {
+    {"raise_exception_err", (void *)rem_raise_exception_err, (void **)&orig_raise_exception_err},
+    {NULL, NULL, NULL},
+};
+
+static void deliver_external(Machine *m, int vector)
+{
+    m->delivering = vector;
+    lib.do_interrupt_x86_hardirq(m->env, vector, 1);
+    m->delivering = -1;
+}
+
+/* CPUClass.cpu_exec_interrupt: true when the flow of control was changed. */
+bool rem_exec_interrupt(void *cpu, int request)
+{
+    Machine *m = machine_of_cpu(cpu);
+    uint32_t hflags = FIELD(uint32_t, m->env, ENV_HFLAGS);
+    int vector;
+
+    (void)request;
+    if (atomic_load_explicit(m->attention, memory_order_relaxed)) {
+        atomic_exchange(m->attention, 0);
+    }
+    if (unlikely(atomic_load(&m->kicked))) {
+        FIELD(bool, cpu, CPU_EXIT_REQUEST) = true;
+        return false;
+    }
+    if (hflags & HF_INHIBIT_IRQ) {
+        return false;
+    }
+    if (unlikely(atomic_load(&m->nmi)) && !(FIELD(uint32_t, m->env, ENV_HFLAGS2) & HF2_NMI)) {
+        atomic_store(&m->nmi, false);
+        FIELD(uint32_t, m->env, ENV_HFLAGS2) |= HF2_NMI;
+        deliver_external(m, VECTOR_NMI);
+        return true;
+    }
+    if (atomic_load_explicit(&m->irq, memory_order_relaxed) && (FIELD(uint64_t, m->env, ENV_EFLAGS) & FLAG_IF)) {
+        vector = acknowledge(m);
+        if (vector >= 0) {
+            deliver_external(m, vector);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Unicorn's hook for exceptions: deliver them as the CPU does.  A fault on the way leaves by longjmp. */
+void rem_on_exception(void *uc, uint32_t number, void *machine)
+{
+    Machine *m = machine;
+
+    (void)uc;
+    if (FIELD(int, m->env, ENV_EXCEPTION_IS_INT)) {
+        /* Unicorn has moved EIP on; a fault of the delivery must report the INT itself. */
+        FIELD(uint64_t, m->env, ENV_EIP) = m->interrupt_eip;
+    }
+    m->delivering = (int)number;
+    lib.x86_cpu_do_interrupt(m->cpu);
+    m->delivering = -1;
+}
+
+static bool has_wake_event(Machine *m)
+{
+    if (atomic_load(&m->nmi) && !(FIELD(uint32_t, m->env, ENV_HFLAGS2) & HF2_NMI)) {
+        return true;
+    }
+    return atomic_load(&m->irq) && (FIELD(uint64_t, m->env, ENV_EFLAGS) & FLAG_IF);
+}
+
+/* ---- running ----------------------------------------------------------------------------------- */
+
+static int run_loop(Machine *m)
+{
+    FIELD(int, m->cpu, CPU_EXCEPTION_INDEX) = -1;
+    for (;;) {
+        int result;
+
+        if (atomic_exchange(&m->kicked, false)) {
+            return RUN_KICKED;
+        }
+        if (m->shut_down) {
+            return RUN_TRIPLE_FAULT;
+        }
+        if (m->halted) {
+            if (!has_wake_event(m)) {
+                return RUN_HALTED;
+            }
+            m->halted = false;
+        }
+        FIELD(uint32_t, m->cpu, CPU_HALTED) = 0;
+        FIELD(bool, m->cpu, CPU_STOP) = false;
+        FIELD(bool, m->cpu, CPU_STOPPED) = false;
+        FIELD(bool, m->cpu, CPU_CREATED) = true;
+        FIELD(uint32_t, m->cpu, CPU_INTERRUPT_REQUEST) |= PRIVATE_REQUEST;
+        FIELD(bool, m->uc, UC_STOP_REQUEST) = false;
+        FIELD(bool, m->uc, UC_QUIT_REQUEST) = false;
+        FIELD(int, m->uc, UC_INVALID_ERROR) = 0;
+        FIELD(int, m->uc, UC_SIZE_RECUR_MEM) = 0;
+        result = lib.cpu_exec(m->uc, m->cpu);
+        switch (result) {
+        case EXCP_INTERRUPT:
+        case EXCP_HALTED:
+        case EXCP_YIELD:
+        case EXCP_DEBUG:
+            break;
+        case EXCP_HLT:
+            if (FIELD(uint32_t, m->cpu, CPU_HALTED)) {
+                m->halted = true;
+            } else if (FIELD(int, m->env, ENV_OLD_EXCEPTION) == VECTOR_DF) {
+                m->shut_down = true;
+            }
+            break;
+        default:
+            PyOS_snprintf(m->failure, sizeof m->failure, "the translator stopped with code 0x%x at RIP 0x%llx", result,
+                          (unsigned long long)FIELD(uint64_t, m->env, ENV_EIP));
+            return RUN_FAILED;
+        }
+        if (unlikely(FIELD(int, m->uc, UC_INVALID_ERROR) != 0)) {
+            PyOS_snprintf(m->failure, sizeof m->failure, "unicorn stopped with error %d at RIP 0x%llx",
+                          FIELD(int, m->uc, UC_INVALID_ERROR), (unsigned long long)FIELD(uint64_t, m->env, ENV_EIP));
+            return RUN_FAILED;
+        }
+    }
+}
+
+int machine_run(Machine *m)
+{
+    int reason;
+
+    m->running = true;
+    m->thread = PyEval_SaveThread();
+    reason = run_loop(m);
+    PyEval_RestoreThread(m->thread);
+    m->running = false;
+    return reason;
+}
+
+/* ---- reset and INIT ------------------------------------------------------------------------------ */
+
+/* What INIT leaves alone (SDM 3A table 9-1): x87 and SSE, MSRs, MTRRs; EFER is cleared. */
+static const struct {
+    unsigned start, end;
+} kept_by_init[] = {
+    {ENV_FPSTT, ENV_XMM + 32 * 64},
+    {ENV_SYSENTER_CS, ENV_TSC_AUX + 8},
+    {ENV_MISC_ENABLE, ENV_MISC_ENABLE + 8},
+    {ENV_PAT, ENV_PAT + 8},
+    {ENV_MTRR_FIXED, ENV_MTRR_VAR + 128},
+};
+
+void machine_reset(Machine *m, bool init)
+{
+    char saved[ENV_UC];
+    uint64_t cr0 = FIELD(uint64_t, m->env, ENV_CR);
+    void (*reset)(void *) = FIELD(void *, FIELD(void *, m->cpu, CPU_CC), CC_RESET);
+
+    memcpy(saved, m->env, sizeof saved);
+    reset(m->cpu);
+    lib.cpu_x86_update_cr4(m->env, 0);
+    FIELD(uint64_t, m->env, ENV_REGS + R_DX * 8) = m->signature;
+    FIELD(uint32_t, m->cpu, CPU_INTERRUPT_REQUEST) = PRIVATE_REQUEST;
+    FIELD(int, m->cpu, CPU_EXCEPTION_INDEX) = -1;
+    if (init) {
+        for (size_t i = 0; i < sizeof kept_by_init / sizeof kept_by_init[0]; i++) {
+            unsigned start = kept_by_init[i].start;
+            memcpy((char *)m->env + start, saved + start, kept_by_init[i].end - start);
+        }
+        FIELD(uint64_t, m->env, ENV_CR) = 0x10 | (cr0 & 0x60000000);
+    } else {
+        m->tsc_offset = 0;
+    }
+    if (!m->a20) {
+        lib.x86_cpu_set_a20(m->cpu, 0);
+    }
+    m->tsc_last = 0;
+    m->halted = false;
+    m->shut_down = false;
+    atomic_store(&m->nmi, false);
+    lib.tlb_flush(m->cpu);
+}
+
+/* ---- time ---------------------------------------------------------------------------------------- */
+
+uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* The time-stamp counter without the guest's own offset. */
+uint64_t tsc_read(Machine *m)
+{
+    uint64_t now = monotonic_ns(), ticks = m->tsc_ticks;
+
+    if (now > m->tsc_host_ns) {
+        ticks += (uint64_t)((now - m->tsc_host_ns) * m->tsc_scale >> 40);
+    }
+    if (ticks > m->tsc_limit) {
+        ticks = m->tsc_limit;
+    }
+    if (ticks < m->tsc_last) {
+        ticks = m->tsc_last;
+    }
+    m->tsc_last = ticks;
+    return ticks;
+}
+
+static void *timer_main(void *argument)
+{
+    Machine *m = argument;
+
+    prctl(PR_SET_NAME, "rem-deadline");
+    prctl(PR_SET_TIMERSLACK, 1);
+    pthread_mutex_lock(&m->timer_lock);
+    while (!m->timer_quit) {
+        if (m->deadline == 0) {
+            m->timer_waits_for = UINT64_MAX;
+            pthread_cond_wait(&m->timer_changed, &m->timer_lock);
+        } else if (monotonic_ns() >= m->deadline) {
+            m->deadline = 0;
+            machine_kick(m);
+        } else {
+            struct timespec until = {(time_t)(m->deadline / 1000000000), (long)(m->deadline % 1000000000)};
+            m->timer_waits_for = m->deadline;
+            pthread_cond_timedwait(&m->timer_changed, &m->timer_lock, &until);
+        }
+    }
+    pthread_mutex_unlock(&m->timer_lock);
+    return NULL;
+}
+
+static bool timer_start(Machine *m)
+{
+    pthread_condattr_t monotonic;
+    pthread_attr_t small;
+    sigset_t all, old;
+    int error;
+
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&m->timer_changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutex_init(&m->timer_lock, NULL);
+    m->timer_waits_for = UINT64_MAX;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 128 << 10);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    error = pthread_create(&m->timer, &small, timer_main, m);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&small);
+    m->timer_started = error == 0;
+    return m->timer_started;
+}
+
+/* Kick at this time; 0 for never.  The thread sleeps on until the earlier time when it is moved back. */
+void timer_set(Machine *m, uint64_t host_ns)
+{
+    if (!m->timer_started) {
+        if (host_ns == 0) {
+            return;
+        }
+        if (!timer_start(m)) {
+            machine_kick(m); /* without a timer, looking too early is better than too late */
+            return;
+        }
+    }
+    pthread_mutex_lock(&m->timer_lock);
+    m->deadline = host_ns;
+    if (host_ns != 0 && host_ns < m->timer_waits_for) {
+        pthread_cond_signal(&m->timer_changed);
+    }
+    pthread_mutex_unlock(&m->timer_lock);
+}
+
+void timer_stop(Machine *m)
+{
+    if (!m->timer_started) {
+        return;
+    }
+    pthread_mutex_lock(&m->timer_lock);
+    m->timer_quit = true;
+    pthread_cond_signal(&m->timer_changed);
+    pthread_mutex_unlock(&m->timer_lock);
+    pthread_join(m->timer, NULL);
+    pthread_cond_destroy(&m->timer_changed);
+    pthread_mutex_destroy(&m->timer_lock);
+    m->timer_started = false;
+}

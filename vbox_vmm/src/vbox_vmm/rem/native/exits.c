@@ -1,0 +1,416 @@
+/* Port and MMIO tables, and the way from a guest's access to a Python handler.
+ *
+ * Rows are found by index (ports) or by binary search after a look at the last hit (MMIO).  The GIL
+ * is taken for the call of the handler only.  Handlers may replace the tables, the memory map or the
+ * translations while they run: nothing found before the call is looked at after it.
+ */
+#include "rem.h"
+
+/* ---- tables ------------------------------------------------------------------------------------ */
+
+static void row_free(Row *r)
+{
+    Py_XDECREF(r->read);
+    Py_XDECREF(r->write);
+    Py_XDECREF(r->adapted_read);
+    Py_XDECREF(r->adapted_write);
+    Py_XDECREF(r->owner);
+}
+
+void table_free(Table *t)
+{
+    Table old = *t;
+
+    memset(t, 0, sizeof *t);
+    for (size_t i = 0; i < old.count; i++) {
+        row_free(old.rows + i);
+    }
+    PyMem_Free(old.rows);
+    PyMem_Free(old.index);
+}
+
+static int number_of(PyObject *row, const char *name, uint64_t *out)
+{
+    PyObject *value = PyObject_GetAttrString(row, name);
+
+    if (value == NULL) {
+        return -1;
+    }
+    *out = PyLong_AsUnsignedLongLong(value);
+    Py_DECREF(value);
+    return *out == UINT64_MAX && PyErr_Occurred() ? -1 : 0;
+}
+
+static int row_read(Row *r, PyObject *exit, uint64_t previous, bool is_first, uint64_t highest)
+{
+    uint64_t size, direct;
+
+    if (number_of(exit, "first", &r->first) < 0 || number_of(exit, "size", &size) < 0 ||
+        number_of(exit, "start", &r->start) < 0 || number_of(exit, "direct", &direct) < 0 ||
+        !(r->read = PyObject_GetAttrString(exit, "read")) || !(r->write = PyObject_GetAttrString(exit, "write")) ||
+        !(r->adapted_read = PyObject_GetAttrString(exit, "adapted_read")) ||
+        !(r->adapted_write = PyObject_GetAttrString(exit, "adapted_write")) ||
+        !(r->owner = PyObject_GetAttrString(exit, "owner"))) {
+        return -1;
+    }
+    r->direct = (uint32_t)direct;
+    r->last = r->first + size - 1;
+    if (size == 0 || r->last < r->first || r->last > highest || (!is_first && r->first <= previous)) {
+        PyErr_Format(PyExc_ValueError, "exit rows must be sorted, not empty and apart; wrong at 0x%llx",
+                     (unsigned long long)r->first);
+        return -1;
+    }
+    return 0;
+}
+
+int table_set(Table *t, PyObject *rows, uint64_t highest, bool ports)
+{
+    Table fresh = {0};
+    Py_ssize_t count = PySequence_Size(rows);
+
+    if (count < 0) {
+        return -1;
+    }
+    fresh.rows = PyMem_Calloc(count ? count : 1, sizeof(Row));
+    if (ports) {
+        fresh.index = PyMem_Calloc(0x10000, sizeof(uint16_t));
+    }
+    if (fresh.rows == NULL || (ports && fresh.index == NULL)) {
+        PyErr_NoMemory();
+        goto failed;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Row *r = fresh.rows + i;
+        PyObject *exit = PySequence_GetItem(rows, i);
+        int error;
+
+        fresh.count = i + 1;
+        error = exit == NULL || row_read(r, exit, i ? r[-1].last : 0, i == 0, highest) < 0;
+        Py_XDECREF(exit);
+        if (error) {
+            goto failed;
+        }
+        if (ports) {
+            for (uint64_t p = r->first; p <= r->last; p++) {
+                fresh.index[p] = (uint16_t)(i + 1);
+            }
+        }
+    }
+    table_free(t);
+    *t = fresh;
+    return 0;
+
+failed:
+    table_free(&fresh);
+    return -1;
+}
+
+/* The row that holds `address`; else NULL, and `*next` is where the next one begins. */
+static inline Row *mmio_find(Table *t, uint64_t address, uint64_t *next)
+{
+    size_t low = 0, high = t->count;
+
+    if (likely(t->hit < high)) {
+        Row *r = t->rows + t->hit;
+        if (likely(address >= r->first && address <= r->last)) {
+            return r;
+        }
+    }
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        Row *r = t->rows + middle;
+        if (address < r->first) {
+            high = middle;
+        } else if (address > r->last) {
+            low = middle + 1;
+        } else {
+            t->hit = middle;
+            return r;
+        }
+    }
+    *next = low < t->count ? t->rows[low].first : UINT64_MAX;
+    return NULL;
+}
+
+static inline Row *port_find(Table *t, uint32_t port)
+{
+    uint16_t number = t->index ? t->index[port] : 0;
+    return number ? t->rows + number - 1 : NULL;
+}
+
+/* ---- calling a handler ------------------------------------------------------------------------- */
+
+static void enter_python(Machine *m)
+{
+    PyEval_RestoreThread(m->thread);
+}
+
+static void leave_python(Machine *m)
+{
+    m->thread = PyEval_SaveThread();
+}
+
+/* Tell the host what went wrong; takes the current exception, or says that the result is no int. */
+static void report(Machine *m, PyObject *owner, uint64_t offset, unsigned size, const uint64_t *value, PyObject *result)
+{
+    PyObject *type, *error, *trace, *outcome, *v;
+
+    if (result != NULL) {
+        PyErr_Format(PyExc_TypeError, "a read handler must return int, not %R", (PyObject *)Py_TYPE(result));
+    }
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    if (error != NULL && trace != NULL) {
+        PyException_SetTraceback(error, trace);
+    }
+    if (value != NULL) {
+        v = PyLong_FromUnsignedLongLong(*value);
+    } else {
+        v = Py_None;
+        Py_INCREF(v);
+    }
+    outcome = PyObject_CallMethod(m->host, "handler_failed", "OKIOO", owner, (unsigned long long)offset, size, v,
+                                  error ? error : Py_None);
+    if (outcome == NULL) {
+        PyErr_WriteUnraisable(m->host);
+    }
+    Py_XDECREF(outcome);
+    Py_XDECREF(v);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(trace);
+}
+
+static inline uint64_t width_mask(unsigned size)
+{
+    return size == 8 ? UINT64_MAX : ((uint64_t)1 << size * 8) - 1;
+}
+
+static uint64_t call_read(Machine *m, Row *r, bool direct, uint64_t offset, unsigned size)
+{
+    PyObject *handler = direct ? r->read : r->adapted_read, *owner = r->owner, *result = NULL;
+    PyObject *arguments[3] = {NULL, NULL, NULL};
+    uint64_t value = UINT64_MAX;
+
+    enter_python(m);
+    m->exits++;
+    Py_INCREF(handler);
+    Py_INCREF(owner);
+    arguments[1] = PyLong_FromUnsignedLongLong(offset);
+    arguments[2] = PyLong_FromLong(size);
+    if (likely(arguments[1] != NULL && arguments[2] != NULL)) {
+        result = PyObject_Vectorcall(handler, arguments + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    }
+    if (likely(result != NULL && PyLong_Check(result))) {
+        value = PyLong_AsUnsignedLongLongMask(result);
+    } else {
+        report(m, owner, offset, size, NULL, result);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(arguments[1]);
+    Py_XDECREF(arguments[2]);
+    Py_DECREF(owner);
+    Py_DECREF(handler);
+    leave_python(m);
+    return value & width_mask(size);
+}
+
+static void call_write(Machine *m, Row *r, bool direct, uint64_t offset, unsigned size, uint64_t value)
+{
+    PyObject *handler = direct ? r->write : r->adapted_write, *owner = r->owner, *result = NULL;
+    PyObject *arguments[4] = {NULL, NULL, NULL, NULL};
+
+    value &= width_mask(size);
+    enter_python(m);
+    m->exits++;
+    Py_INCREF(handler);
+    Py_INCREF(owner);
+    arguments[1] = PyLong_FromUnsignedLongLong(offset);
+    arguments[2] = PyLong_FromLong(size);
+    arguments[3] = PyLong_FromUnsignedLongLong(value);
+    if (likely(arguments[1] != NULL && arguments[2] != NULL && arguments[3] != NULL)) {
+        result = PyObject_Vectorcall(handler, arguments + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    }
+    if (unlikely(result == NULL)) {
+        report(m, owner, offset, size, &value, NULL);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(arguments[1]);
+    Py_XDECREF(arguments[2]);
+    Py_XDECREF(arguments[3]);
+    Py_DECREF(owner);
+    Py_DECREF(handler);
+    leave_python(m);
+}
+
+/* ---- accesses ---------------------------------------------------------------------------------- */
+
+uint64_t port_read(Machine *m, uint32_t port, unsigned size)
+{
+    Row *r = port_find(&m->ports, port);
+    uint64_t value = 0;
+
+    if (likely(r != NULL && port + size - 1 <= r->last)) {
+        return call_read(m, r, size & r->direct, port - r->first + r->start, size);
+    }
+    if (size == 1) {
+        return 0xff;
+    }
+    for (unsigned i = 0; i < size; i++) {
+        value |= port_read(m, (port + i) & 0xffff, 1) << i * 8;
+    }
+    return value;
+}
+
+void port_write(Machine *m, uint32_t port, unsigned size, uint64_t value)
+{
+    Row *r = port_find(&m->ports, port);
+
+    if (likely(r != NULL && port + size - 1 <= r->last)) {
+        call_write(m, r, size & r->direct, port - r->first + r->start, size, value);
+    } else if (size > 1) {
+        for (unsigned i = 0; i < size; i++) {
+            port_write(m, (port + i) & 0xffff, 1, value >> i * 8 & 0xff);
+        }
+    }
+}
+
+uint64_t mmio_read(Machine *m, uint64_t address, unsigned size)
+{
+    uint64_t next = 0, value = 0;
+    Row *r = mmio_find(&m->mmio, address, &next);
+
+    if (likely(r != NULL && address + size - 1 <= r->last)) {
+        return call_read(m, r, (size & r->direct) && !(address & (size - 1)), address - r->first + r->start, size);
+    }
+    if (size == 1 || (r == NULL && address + size - 1 < next)) {
+        return width_mask(size);
+    }
+    for (unsigned i = 0; i < size; i++) {
+        value |= mmio_read(m, address + i, 1) << i * 8;
+    }
+    return value;
+}
+
+void mmio_write(Machine *m, uint64_t address, unsigned size, uint64_t value)
+{
+    uint64_t next = 0;
+    Row *r;
+
+    if (slot_store(m, address, value, size)) {
+        return; /* reads from ROM, writes to the RAM below */
+    }
+    r = mmio_find(&m->mmio, address, &next);
+    if (likely(r != NULL && address + size - 1 <= r->last)) {
+        call_write(m, r, (size & r->direct) && !(address & (size - 1)), address - r->first + r->start, size, value);
+    } else if (size > 1 && !(r == NULL && address + size - 1 < next)) {
+        for (unsigned i = 0; i < size; i++) {
+            mmio_write(m, address + i, 1, value >> i * 8 & 0xff);
+        }
+    }
+}
+
+/* ---- where Unicorn's accesses come in ----------------------------------------------------------- */
+
+/* Instruction fetches and helpers that access memory themselves arrive here, always aligned. */
+static uint32_t (*orig_dispatch_read)(void *, void *, uint64_t, uint64_t *, int, uint32_t);
+static uint32_t (*orig_dispatch_write)(void *, void *, uint64_t, uint64_t, int, uint32_t);
+
+static uint32_t rem_dispatch_read(void *uc, void *region, uint64_t address, uint64_t *value, int op, uint32_t attributes)
+{
+    Machine *m = machine_of(uc);
+
+    if (m == NULL) {
+        return orig_dispatch_read(uc, region, address, value, op, attributes);
+    }
+    *value = mmio_read(m, address, 1u << (op & 3));
+    return 0;
+}
+
+static uint32_t rem_dispatch_write(void *uc, void *region, uint64_t address, uint64_t value, int op, uint32_t attributes)
+{
+    Machine *m = machine_of(uc);
+
+    if (m == NULL) {
+        return orig_dispatch_write(uc, region, address, value, op, attributes);
+    }
+    mmio_write(m, address, 1u << (op & 3), value);
+    return 0;
+}
+
+const Reroute exits_reroutes[] = {
+    {"memory_region_dispatch_read", (void *)rem_dispatch_read, (void **)&orig_dispatch_read},
+    {"memory_region_dispatch_write", (void *)rem_dispatch_write, (void **)&orig_dispatch_write},
+    {NULL, NULL, NULL},
+};
+
+/* Loads and stores of translated code arrive here.  Unicorn would make two aligned accesses of one that
+ * is not aligned, which a device would notice. */
+static TlbEntry *entry_of(void *env, unsigned mode, uint64_t address)
+{
+    char *fast = (char *)env - CPU_ENV + CPU_TLB + TLB_FAST + mode * TLB_FAST_SIZE;
+    return FIELD(TlbEntry *, fast, FAST_TABLE) + ((address >> PAGE_BITS) & (FIELD(uint64_t, fast, FAST_MASK) >> 6));
+}
+
+static inline bool hits(uint64_t tag, uint64_t address)
+{
+    return (tag & (PAGE_MASK | TLB_INVALID)) == (address & PAGE_MASK);
+}
+
+/* The entry of an access that lies in one page of I/O, or NULL. */
+static inline TlbEntry *io_entry(void *env, unsigned oi, uint64_t address, unsigned size, bool store, uintptr_t back)
+{
+    unsigned mode = oi & 15;
+    TlbEntry *e = entry_of(env, mode, address);
+    uint64_t tag = store ? e->write : e->read;
+
+    if ((address & (PAGE_SIZE - 1)) + size > PAGE_SIZE) {
+        return NULL;
+    }
+    if (!hits(tag, address)) {
+        if (!(address & (size - 1))) {
+            return NULL; /* Unicorn does it right */
+        }
+        rem_tlb_fill((char *)env - CPU_ENV, address, size, store, mode, false, back);
+        e = entry_of(env, mode, address);
+        tag = store ? e->write : e->read;
+    }
+    return hits(tag, address) && (tag & (TLB_MMIO | TLB_WATCHPOINT)) == TLB_MMIO ? e : NULL;
+}
+
+#define LOAD(name, size)                                                                                            \
+    static uint64_t (*orig_##name)(void *, uint64_t, unsigned, uintptr_t);                                          \
+    static uint64_t rem_##name(void *env, uint64_t address, unsigned oi, uintptr_t back)                            \
+    {                                                                                                               \
+        Machine *m = machine_of(FIELD(void *, env, ENV_UC));                                                        \
+        TlbEntry *e = m ? io_entry(env, oi, address, size, false, back) : NULL;                                     \
+        return e ? mmio_read(m, e->paddr | (address & (PAGE_SIZE - 1)), size) : orig_##name(env, address, oi, back); \
+    }
+#define STORE(name, size)                                                                                           \
+    static void (*orig_##name)(void *, uint64_t, uint64_t, unsigned, uintptr_t);                                    \
+    static void rem_##name(void *env, uint64_t address, uint64_t value, unsigned oi, uintptr_t back)                \
+    {                                                                                                               \
+        Machine *m = machine_of(FIELD(void *, env, ENV_UC));                                                        \
+        TlbEntry *e = m ? io_entry(env, oi, address, size, true, back) : NULL;                                      \
+        if (e) {                                                                                                    \
+            mmio_write(m, e->paddr | (address & (PAGE_SIZE - 1)), size, value);                                     \
+        } else {                                                                                                    \
+            orig_##name(env, address, value, oi, back);                                                             \
+        }                                                                                                           \
+    }
+
+LOAD(helper_ret_ldub_mmu, 1)
+LOAD(helper_le_lduw_mmu, 2)
+LOAD(helper_le_ldul_mmu, 4)
+LOAD(helper_le_ldq_mmu, 8)
+STORE(helper_ret_stb_mmu, 1)
+STORE(helper_le_stw_mmu, 2)
+STORE(helper_le_stl_mmu, 4)
+STORE(helper_le_stq_mmu, 8)
+
+#define SLOW(name) {#name, (void *)rem_##name, (void **)&orig_##name}
+const Reroute slow_path_reroutes[] = {
+    SLOW(helper_ret_ldub_mmu), SLOW(helper_le_lduw_mmu), SLOW(helper_le_ldul_mmu), SLOW(helper_le_ldq_mmu),
+    SLOW(helper_ret_stb_mmu),  SLOW(helper_le_stw_mmu),  SLOW(helper_le_stl_mmu),  SLOW(helper_le_stq_mmu),
+    {NULL, NULL, NULL},
+};

@@ -1,0 +1,252 @@
+/* Instructions that Unicorn leaves to its user or does not do as the CPU does.
+ *
+ * Translated code calls these functions in place of Unicorn's (`replacement_of`).  Each is called from
+ * generated code directly, so that its return address tells where in the block a fault happened.
+ *
+ * References: Intel SDM volume 2 (IN, OUT, SYSENTER, RDTSC), volume 1 section 19.5 (I/O permission bit
+ * map); AMD APM volume 3 (SYSCALL).
+ */
+#include "rem.h"
+
+#define HERE ((uintptr_t)__builtin_return_address(0))
+#define REG(number) FIELD(uint64_t, env, ENV_REGS + (number) * 8)
+#define EFLAGS FIELD(uint64_t, env, ENV_EFLAGS)
+#define HFLAGS FIELD(uint32_t, env, ENV_HFLAGS)
+
+/* ---- flags: Unicorn keeps the arithmetic ones and DF apart while guest code runs ------------------ */
+
+static uint32_t flags_now(void *env)
+{
+    uint64_t arithmetic =
+        lib.helper_cc_compute_all(FIELD(uint64_t, env, ENV_CC_DST), FIELD(uint64_t, env, ENV_CC_SRC),
+                                  FIELD(uint64_t, env, ENV_CC_SRC2), FIELD(int, env, ENV_CC_OP));
+    return (uint32_t)EFLAGS | (uint32_t)arithmetic | (FIELD(uint32_t, env, ENV_DF) & FLAG_DF);
+}
+
+static void flags_load(void *env, uint32_t flags)
+{
+    FIELD(uint64_t, env, ENV_CC_SRC) = flags & FLAGS_ARITHMETIC;
+    FIELD(uint32_t, env, ENV_CC_OP) = CC_OP_EFLAGS;
+    FIELD(int, env, ENV_DF) = flags & FLAG_DF ? -1 : 1;
+    EFLAGS = (flags & ~(uint32_t)(FLAGS_ARITHMETIC | FLAG_DF)) | 2;
+}
+
+/* ---- system calls ---------------------------------------------------------------------------------- */
+
+static void flat_segment(void *env, int which, uint32_t selector, uint32_t flags)
+{
+    SegmentCache *s = &FIELD(SegmentCache, env, ENV_SEGS + which * sizeof(SegmentCache));
+
+    s->selector = selector;
+    s->base = 0;
+    s->limit = UINT32_MAX;
+    s->flags = DESC_G | DESC_P | DESC_S | DESC_RW | DESC_A | flags;
+}
+
+static void rem_syscall(void *env, int length)
+{
+    uint32_t selector = FIELD(uint64_t, env, ENV_STAR) >> 32 & 0xfffc;
+
+    if (!(FIELD(uint64_t, env, ENV_EFER) & 1)) {
+        lib.raise_exception_err_ra(env, VECTOR_UD, 0, HERE);
+    }
+    if (HFLAGS & HF_LMA) {
+        bool long_code = HFLAGS & HF_CS64;
+        uint32_t flags = flags_now(env);
+        REG(R_CX) = FIELD(uint64_t, env, ENV_EIP) + length;
+        REG(11) = flags & ~(uint32_t)FLAG_RF;
+        flags_load(env, flags & ~((uint32_t)FIELD(uint64_t, env, ENV_FMASK) | FLAG_RF));
+        flat_segment(env, SEG_CS, selector, DESC_CODE | DESC_L);
+        flat_segment(env, SEG_SS, (selector + 8) & 0xfffc, DESC_B);
+        FIELD(uint64_t, env, ENV_EIP) = FIELD(uint64_t, env, long_code ? ENV_LSTAR : ENV_CSTAR);
+    } else {
+        REG(R_CX) = (uint32_t)(FIELD(uint64_t, env, ENV_EIP) + length);
+        EFLAGS &= ~(uint64_t)(FLAG_IF | FLAG_RF | FLAG_VM);
+        flat_segment(env, SEG_CS, selector, DESC_CODE | DESC_B);
+        flat_segment(env, SEG_SS, (selector + 8) & 0xfffc, DESC_B);
+        FIELD(uint64_t, env, ENV_EIP) = (uint32_t)FIELD(uint64_t, env, ENV_STAR);
+    }
+    lib.x86_update_hflags(env);
+}
+
+static void rem_sysenter(void *env, int length)
+{
+    uint32_t selector = FIELD(uint32_t, env, ENV_SYSENTER_CS) & 0xfffc;
+    bool is_long = HFLAGS & HF_LMA;
+
+    (void)length;
+    if (is_long && FIELD(uint32_t, env, ENV_CPUID_VENDOR) == 0x68747541) {
+        lib.raise_exception_err_ra(env, VECTOR_UD, 0, HERE); /* AMD: not in long mode */
+    }
+    if (selector == 0) {
+        lib.raise_exception_err_ra(env, VECTOR_GP, 0, HERE);
+    }
+    EFLAGS &= ~(uint64_t)(FLAG_VM | FLAG_IF | FLAG_RF);
+    flat_segment(env, SEG_CS, selector, DESC_CODE | (is_long ? DESC_L : DESC_B));
+    flat_segment(env, SEG_SS, (selector + 8) & 0xfffc, DESC_B);
+    REG(R_SP) = FIELD(uint64_t, env, ENV_SYSENTER_ESP);
+    FIELD(uint64_t, env, ENV_EIP) = FIELD(uint64_t, env, ENV_SYSENTER_EIP);
+    if (!is_long) {
+        REG(R_SP) = (uint32_t)REG(R_SP);
+        FIELD(uint64_t, env, ENV_EIP) = (uint32_t)FIELD(uint64_t, env, ENV_EIP);
+    }
+    lib.x86_update_hflags(env);
+}
+
+/* ---- INT n: remember where it stands ---------------------------------------------------------------- */
+
+static void rem_raise_interrupt(void *env, int vector, int length)
+{
+    machine_of_env(env)->interrupt_eip = FIELD(uint64_t, env, ENV_EIP);
+    lib.helper_raise_interrupt(env, vector, length);
+}
+
+static void rem_into(void *env, int length)
+{
+    machine_of_env(env)->interrupt_eip = FIELD(uint64_t, env, ENV_EIP);
+    lib.helper_into(env, length);
+}
+
+/* ---- IN and OUT --------------------------------------------------------------------------------- */
+
+/* CPL above IOPL, or virtual-8086 mode: the TSS must allow each port. */
+static void check_permission(void *env, uint32_t port, unsigned size, uintptr_t back)
+{
+    const SegmentCache *tss = &FIELD(SegmentCache, env, ENV_TR);
+    uint32_t hflags = HFLAGS, type = tss->flags >> 8 & 15, at;
+    uint64_t flags = EFLAGS;
+    int mode;
+
+    if (!(FIELD(uint64_t, env, ENV_CR) & 1) || (!(flags & FLAG_VM) && (hflags & HF_CPL) <= (flags >> 12 & 3))) {
+        return;
+    }
+    if (!(tss->flags & DESC_P) || (type != 9 && type != 11) || tss->limit < 103) {
+        goto fault;
+    }
+    mode = !(hflags & HF_SMAP) || ((hflags & HF_CPL) < 3 && flags & FLAG_AC) ? MMU_KNOSMAP : MMU_KSMAP;
+    at = lib.cpu_lduw_mmuidx_ra(env, tss->base + 0x66, mode, back) + (port >> 3);
+    if (at + 1 > tss->limit) {
+        goto fault;
+    }
+    if ((lib.cpu_lduw_mmuidx_ra(env, tss->base + at, mode, back) >> (port & 7) & ((1u << size) - 1)) == 0) {
+        return;
+    }
+fault:
+    lib.raise_exception_err_ra(env, VECTOR_GP, 0, back);
+}
+
+#define IN(letter, size)                                             \
+    static uint64_t rem_in##letter(void *env, uint32_t port)         \
+    {                                                                \
+        check_permission(env, port & 0xffff, size, HERE);            \
+        return port_read(machine_of_env(env), port & 0xffff, size);  \
+    }
+#define OUT(letter, size)                                                \
+    static void rem_out##letter(void *env, uint32_t port, uint32_t value) \
+    {                                                                    \
+        check_permission(env, port & 0xffff, size, HERE);                \
+        port_write(machine_of_env(env), port & 0xffff, size, value);     \
+    }
+
+IN(b, 1)
+IN(w, 2)
+IN(l, 4)
+OUT(b, 1)
+OUT(w, 2)
+OUT(l, 4)
+
+/* ---- time-stamp counter, MSRs, CPUID ------------------------------------------------------------- */
+
+enum { MSR_TSC = 0x10, MSR_TSC_ADJUST = 0x3b };
+
+static void set_edx_eax(void *env, uint64_t value)
+{
+    REG(R_AX) = (uint32_t)value;
+    REG(R_DX) = value >> 32;
+}
+
+static void check_tsd(void *env, uintptr_t back)
+{
+    if (FIELD(uint64_t, env, ENV_CR + 4 * 8) & 4 && HFLAGS & HF_CPL) {
+        lib.raise_exception_err_ra(env, VECTOR_GP, 0, back);
+    }
+}
+
+static uint64_t guest_tsc(void *env)
+{
+    Machine *m = machine_of_env(env);
+    return tsc_read(m) + m->tsc_offset;
+}
+
+static void rem_rdtsc(void *env)
+{
+    check_tsd(env, HERE);
+    set_edx_eax(env, guest_tsc(env));
+}
+
+static void rem_rdtscp(void *env)
+{
+    check_tsd(env, HERE);
+    set_edx_eax(env, guest_tsc(env));
+    REG(R_CX) = (uint32_t)FIELD(uint64_t, env, ENV_TSC_AUX);
+}
+
+static void rem_rdmsr(void *env)
+{
+    switch ((uint32_t)REG(R_CX)) {
+    case MSR_TSC: set_edx_eax(env, guest_tsc(env)); break;
+    case MSR_TSC_ADJUST: set_edx_eax(env, machine_of_env(env)->tsc_offset); break;
+    default: lib.helper_rdmsr(env);
+    }
+}
+
+static void rem_wrmsr(void *env)
+{
+    Machine *m = machine_of_env(env);
+    uint64_t value = (uint32_t)REG(R_AX) | REG(R_DX) << 32;
+
+    switch ((uint32_t)REG(R_CX)) {
+    case MSR_TSC: m->tsc_offset = value - tsc_read(m); break;
+    case MSR_TSC_ADJUST: m->tsc_offset = value; break;
+    default: lib.helper_wrmsr(env);
+    }
+}
+
+static void rem_cpuid(void *env)
+{
+    Machine *m = machine_of_env(env);
+    uint32_t leaf = (uint32_t)REG(R_AX), subleaf = (uint32_t)REG(R_CX);
+    static const CpuidRow nothing;
+    const CpuidRow *found = &nothing;
+
+    for (size_t i = 0; i < m->cpuid_count; i++) {
+        const CpuidRow *r = m->cpuid + i;
+        if (r->leaf == leaf && (r->subleaf == UINT32_MAX || r->subleaf == subleaf)) {
+            found = r;
+            break;
+        }
+    }
+    REG(R_AX) = found->value[0];
+    REG(R_BX) = found->value[1];
+    REG(R_CX) = found->value[2];
+    REG(R_DX) = found->value[3];
+}
+
+const struct Replacement replacements[] = {
+    {"helper_syscall", (void *)rem_syscall},
+    {"helper_sysenter", (void *)rem_sysenter},
+    {"helper_raise_interrupt", (void *)rem_raise_interrupt},
+    {"helper_into", (void *)rem_into},
+    {"helper_inb", (void *)rem_inb},
+    {"helper_inw", (void *)rem_inw},
+    {"helper_inl", (void *)rem_inl},
+    {"helper_outb", (void *)rem_outb},
+    {"helper_outw", (void *)rem_outw},
+    {"helper_outl", (void *)rem_outl},
+    {"helper_rdtsc", (void *)rem_rdtsc},
+    {"helper_rdtscp", (void *)rem_rdtscp},
+    {"helper_rdmsr", (void *)rem_rdmsr},
+    {"helper_wrmsr", (void *)rem_wrmsr},
+    {"helper_cpuid", (void *)rem_cpuid},
+    {NULL, NULL},
+};

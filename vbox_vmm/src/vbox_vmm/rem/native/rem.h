@@ -1,0 +1,218 @@
+/* What the C files of the REM engine share: one machine, and the entry points into libunicorn.
+ *
+ *   library.c  finds libunicorn's functions, reroutes a dozen of them, opens and checks an engine
+ *   memory.c   RAM slots, TLB entries, page-table access, self-modifying code, dirty pages
+ *   exits.c    port and MMIO tables, and the way from an access to a Python handler
+ *   cpu.c      running, interrupts, exceptions, kicks and the deadline, the time-stamp counter
+ *   helpers.c  instructions that Unicorn leaves out or gets wrong: SYSCALL, SYSENTER, IN, OUT, RDMSR, CPUID
+ *   state.c    the CPU state out and in
+ *   module.c   the Python type
+ *
+ * Threads: everything runs on the thread that calls `run`, with the GIL released while guest code
+ * runs, except what `attention`, `kicked`, `irq`, `nmi` and the deadline's mutex carry across.
+ */
+#ifndef VBOX_REM_H
+#define VBOX_REM_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "layout.h"
+
+#define PAGE_BITS 12
+#define PAGE_SIZE ((uint64_t)1 << PAGE_BITS)
+#define PAGE_MASK (~(PAGE_SIZE - 1))
+#define SUFFIX "_x86_64"
+#define MARK 0x5642784d2d52454dull /* says that a uc_struct is ours */
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+/* The documented function; the limited API of 3.11 lacks its prototype. */
+extern PyObject *PyObject_Vectorcall(PyObject *, PyObject *const *, size_t, PyObject *);
+#ifndef PY_VECTORCALL_ARGUMENTS_OFFSET
+#define PY_VECTORCALL_ARGUMENTS_OFFSET ((size_t)1 << (8 * sizeof(size_t) - 1))
+#endif
+
+typedef struct {
+    uint64_t start, end; /* guest-physical, end exclusive */
+    uint8_t *host;
+    uint8_t *write_host; /* NULL: stores are dropped */
+    uint8_t *log;        /* one byte a page, see memory.c; NULL: nobody asked */
+} Slot;
+
+typedef struct {
+    uint64_t first, last;
+    uint64_t start;
+    uint32_t direct;
+    PyObject *read, *write, *adapted_read, *adapted_write, *owner;
+} Row;
+
+typedef struct {
+    Row *rows;
+    size_t count, hit;
+    uint16_t *index; /* ports only: row number + 1 of each port, 0 for none */
+} Table;
+
+typedef struct {
+    uint32_t leaf, subleaf; /* subleaf UINT32_MAX: any */
+    uint32_t value[4];      /* EAX, EBX, ECX, EDX */
+} CpuidRow;
+
+enum { RUN_KICKED, RUN_HALTED, RUN_TRIPLE_FAULT, RUN_FAILED };
+
+typedef struct Machine {
+    PyObject_HEAD
+    void *uc, *cpu, *env, *tcg;
+    PyObject *host; /* EngineHost */
+    PyObject *acknowledge;
+    PyThreadState *thread; /* saved while guest code runs */
+    bool running, closed;
+
+    Slot *slots;
+    size_t slot_count, slot_hit;
+    bool fast_stores, filling_for_store;
+
+    Table ports, mmio;
+
+    _Atomic uint32_t *attention; /* generated code looks at it at each block start */
+    atomic_bool kicked, irq, nmi;
+    bool halted, shut_down, a20;
+    int delivering;         /* the vector on its way through the IDT, or -1 */
+    uint64_t interrupt_eip; /* where the INT n stands that is being delivered */
+    void *exit_label;
+    uint64_t exits; /* statistics: handler calls */
+
+    uint64_t tsc_ticks, tsc_host_ns, tsc_limit, tsc_last, tsc_offset;
+    unsigned __int128 tsc_scale;
+
+    pthread_t timer;
+    pthread_mutex_t timer_lock;
+    pthread_cond_t timer_changed;
+    bool timer_started, timer_quit;
+    uint64_t deadline, timer_waits_for;
+
+    CpuidRow *cpuid;
+    size_t cpuid_count;
+    uint32_t signature;
+    char failure[200];
+} Machine;
+
+/* libunicorn's functions, found once for the process */
+typedef struct {
+    void *handle;
+    /* public */
+    int (*uc_open)(int, int, void **);
+    int (*uc_close)(void *);
+    int (*uc_ctl)(void *, unsigned, ...);
+    int (*uc_hook_add)(void *, size_t *, int, void *, void *, uint64_t, uint64_t, ...);
+    unsigned (*uc_version)(unsigned *, unsigned *);
+    /* internal */
+    int (*cpu_exec)(void *, void *);
+    void (*x86_cpu_do_interrupt)(void *);
+    void (*do_interrupt_x86_hardirq)(void *, int, int);
+    void *x86_cpu_tlb_fill, *x86_cpu_exec_interrupt;
+    void (*x86_cpu_set_a20)(void *, int);
+    void (*x86_update_hflags)(void *);
+    void (*cpu_x86_update_cr4)(void *, uint32_t);
+    void (*cpu_x86_update_dr7)(void *, uint32_t);
+    void (*update_fp_status)(void *);
+    void (*update_mxcsr_status)(void *);
+    uint64_t (*helper_cc_compute_all)(uint64_t, uint64_t, uint64_t, int);
+    void (*raise_exception_err_ra)(void *, int, int, uintptr_t) __attribute__((noreturn));
+    uint32_t (*cpu_lduw_mmuidx_ra)(void *, uint64_t, int, uintptr_t);
+    int (*cpu_watchpoint_address_matches)(void *, uint64_t, uint64_t);
+    void (*tlb_flush)(void *);
+    void (*tb_flush)(void *);
+    void (*tb_invalidate_phys_range)(void *, uint64_t, uint64_t);
+    void *(*gen_new_label)(void *);
+    void *(*tcg_temp_new_internal)(void *, int, bool);
+    void (*tcg_temp_free_internal)(void *, void *);
+    void (*tcg_gen_op1)(void *, int, uintptr_t);
+    void (*tcg_gen_op3)(void *, int, uintptr_t, uintptr_t, uintptr_t);
+    void (*tcg_gen_brcondi_i32)(void *, int, uintptr_t, int32_t, void *);
+    void (*helper_rdmsr)(void *);
+    void (*helper_wrmsr)(void *);
+    void (*helper_raise_interrupt)(void *, int, int);
+    void (*helper_into)(void *, int);
+    void *helper_check_exit_request;
+} Library;
+
+extern Library lib;
+
+static inline Machine *machine_of(void *uc)
+{
+    return likely(FIELD(uint64_t, uc, UC_EXITS + 62 * 8) == MARK) ? FIELD(Machine *, uc, UC_EXITS + 63 * 8) : NULL;
+}
+
+static inline Machine *machine_of_cpu(void *cpu)
+{
+    return machine_of(FIELD(void *, cpu, CPU_UC));
+}
+
+/* Only for environments that run translations made for one of our engines. */
+static inline Machine *machine_of_env(void *env)
+{
+    return FIELD(Machine *, FIELD(void *, env, ENV_UC), UC_EXITS + 63 * 8);
+}
+
+/* library.c */
+int library_load(const char *path);       /* -1 with a Python exception */
+int engine_open(Machine *, uint32_t buffer); /* -1 with a Python exception */
+void engine_close(Machine *);
+void *replacement_of(void *helper); /* helpers.c's version of a helper, or NULL */
+
+/* memory.c */
+Slot *slot_find(Machine *, uint64_t address);
+int slot_map(Machine *, uint64_t address, uint64_t size, uint8_t *host, uint8_t *write_host);
+void slots_free(Machine *);
+void memory_invalidate(Machine *, uint64_t address, uint64_t size);
+bool memory_dirty(Machine *, uint64_t address, uint64_t size, uint8_t *out);
+void memory_changed(Machine *);
+bool slot_store(Machine *, uint64_t address, uint64_t value, unsigned size);
+bool rem_tlb_fill(void *cpu, uint64_t address, int size, int access, int mode, bool probe, uintptr_t back);
+
+/* exits.c */
+int table_set(Table *, PyObject *rows, uint64_t highest, bool ports);
+void table_free(Table *);
+uint64_t port_read(Machine *, uint32_t port, unsigned size);
+void port_write(Machine *, uint32_t port, unsigned size, uint64_t value);
+uint64_t mmio_read(Machine *, uint64_t address, unsigned size);
+void mmio_write(Machine *, uint64_t address, unsigned size, uint64_t value);
+
+/* cpu.c */
+int machine_run(Machine *);
+void machine_kick(Machine *);
+void machine_attend(Machine *);
+void machine_reset(Machine *, bool init);
+uint64_t tsc_read(Machine *);
+uint64_t monotonic_ns(void);
+void timer_set(Machine *, uint64_t host_ns);
+void timer_stop(Machine *);
+bool rem_exec_interrupt(void *cpu, int request);
+void rem_on_exception(void *uc, uint32_t number, void *machine);
+
+/* helpers.c */
+extern const struct Replacement { const char *name; void *function; } replacements[];
+
+/* state.c */
+PyObject *state_get(Machine *);
+int state_set(Machine *, PyObject *state);
+
+/* the rerouted functions (library.c holds the list) */
+typedef struct {
+    const char *name;
+    void *replacement;
+    void **original;
+} Reroute;
+extern const Reroute library_reroutes[], memory_reroutes[], exits_reroutes[], slow_path_reroutes[],
+    cpu_reroutes[];
+
+#endif

@@ -1,0 +1,332 @@
+"""Exceptions, interrupts and system calls arrive as the manuals say."""
+
+from __future__ import annotations
+
+import pytest
+from rem_guest import (
+    CODE,
+    COMMON,
+    DATA,
+    HLT,
+    KERNEL_STACK,
+    MORE,
+    NX,
+    PRESENT,
+    STACK,
+    STUBS,
+    SYSCALL,
+    USER,
+    USER_STACK,
+    WRITE,
+    Guest,
+)
+
+from vbox_pdm.engine import ExitReason
+
+READ_600000 = bytes.fromhex("488b042500006000")  # mov rax, [0x600000]
+WRITE_600000 = bytes.fromhex("4889042500006000")  # mov [0x600000], rax
+
+
+@pytest.mark.parametrize(
+    ("code", "vector", "error", "behind"),
+    [
+        ("31c9 f7f1", 0, None, 2),  # xor ecx, ecx / div ecx
+        ("cc", 3, None, 1),  # int3: a trap
+        ("0f0b", 6, None, 0),  # ud2
+        ("66b84000 8ed8", 11, 0x40, 4),  # mov ax, 40 / mov ds, ax: not present
+        ("66b84000 8ed0", 12, 0x40, 4),  # mov ss, ax: not present
+        ("66b85800 8ed8", 13, 0x58, 4),  # mov ds, 58: beyond the GDT
+        ("cd80", 0x80, None, 2),  # int 80
+    ],
+)
+def test_exception_raised_by_code_is_delivered_with_its_error_code(
+    guest: Guest, code: str, vector: int, error: int | None, behind: int
+) -> None:
+    guest.long_mode(bytes.fromhex(code))
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.error, frame.rip) == (vector, error, CODE + behind)
+    assert (frame.cs, frame.ss, frame.rsp) == (8, 0x10, STACK)
+
+
+def test_device_not_available_is_delivered_when_ts_is_set(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("d9d0"), cr0=0x80010039)  # fnop
+
+    assert guest.fault().vector == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "user", "entry", "address", "error"),
+    [
+        (READ_600000, False, None, 0x600000, 0),
+        (WRITE_600000, False, None, 0x600000, 2),
+        (READ_600000, True, None, 0x600000, 4),
+        (bytes.fromhex("8a042500900000"), True, MORE | PRESENT, MORE, 5),  # mov al, [9000]: not a user's
+        (bytes.fromhex("88042500900000"), False, MORE | PRESENT | USER, MORE, 3),  # mov [9000], al: read-only
+        (bytes.fromhex("e9fb7f0000"), False, MORE | PRESENT | NX, MORE, 0x11),  # jmp 9000: no execute
+    ],
+)
+def test_page_fault_has_cr2_and_error_code(
+    guest: Guest, code: bytes, user: bool, entry: int | None, address: int, error: int
+) -> None:
+    guest.long_mode(code, user=user)
+    if entry is not None:
+        guest.page(MORE, entry)
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.error, frame.rip) == (14, error, address if error & 0x10 else CODE)
+    assert guest.rem.get_state().cr2 == address
+    assert frame.rsp == (USER_STACK if user else STACK)
+
+
+def test_page_fault_in_a_page_fault_handler_is_a_page_fault(guest: Guest) -> None:
+    guest.long_mode(READ_600000)
+    guest.gate(14, SYSCALL)
+    # inc ebx / cmp ebx, 2 / je 6 / mov rax, [601000] / hlt / hlt
+    handler = bytes.fromhex("ffc3 83fb02 7409 488b042500106000 f4 f4")
+    guest.ram.write(SYSCALL, handler)
+
+    state = guest.halt()
+
+    assert (state.gpr[3], state.cr2) == (2, 0x601000)
+    assert guest.ram.u64(state.gpr[4]) == 0  # error code of the second
+    assert guest.ram.u64(state.gpr[4] + 8) == SYSCALL + 7
+
+
+def test_many_page_faults_in_a_row_stay_page_faults(guest: Guest) -> None:
+    # the handler skips the instruction: add qword [rsp+8], 8 / add rsp, 8 / iretq
+    guest.long_mode(READ_600000 * 20 + HLT)
+    guest.gate(14, SYSCALL)
+    guest.ram.write(SYSCALL, bytes.fromhex("4883442408 08 4883c408 ffc3 48cf"))
+
+    state = guest.halt()
+
+    assert (state.gpr[3], state.rip) == (20, CODE + 161)
+
+
+def test_fault_while_delivering_a_page_fault_is_a_double_fault(guest: Guest) -> None:
+    guest.long_mode(READ_600000)
+    guest.gate(14, STUBS, present=False)
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.error, frame.rip) == (8, 0, CODE)
+
+
+def test_fault_while_delivering_a_double_fault_is_a_triple_fault(guest: Guest) -> None:
+    guest.long_mode(READ_600000, idtr=(0x2000, 0))
+
+    assert guest.run() is ExitReason.TRIPLE_FAULT
+    assert guest.run() is ExitReason.TRIPLE_FAULT  # until reset
+
+
+def test_reset_after_a_triple_fault_starts_over(guest: Guest) -> None:
+    guest.long_mode(READ_600000, idtr=(0x2000, 0))
+    guest.run()
+
+    guest.rem.reset()
+
+    state = guest.rem.get_state()
+    assert (state.rip, state.cs.base, state.cr0, state.cr4) == (0xFFF0, 0xFFFF0000, 0x60000010, 0)
+    guest.long_mode(HLT)
+    assert guest.run() is ExitReason.HALTED
+
+
+def test_int_with_a_missing_gate_reports_the_int_itself(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("90 cd80"))
+    guest.gate(0x80, STUBS, present=False)
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.error, frame.rip) == (11, 0x80 * 8 + 2, CODE + 1)
+
+
+def test_string_store_that_faults_midway_has_done_what_came_before(guest: Guest) -> None:
+    # mov rdi, 9ff0 / mov ecx, 40 / mov al, 55 / rep stosb / hlt
+    guest.long_mode(bytes.fromhex("48c7c7f09f0000 b940000000 b055 f3aa f4"))
+    guest.page(0xA000, 0)
+
+    frame = guest.fault()
+    state = guest.rem.get_state()
+
+    assert (frame.vector, frame.error, state.cr2, frame.rip) == (14, 2, 0xA000, CODE + 14)
+    assert (state.gpr[7], state.gpr[1]) == (0xA000, 0x30)
+    assert guest.ram.read(0x9FEF, 18) == b"\0" + b"\x55" * 16 + b"\0"
+
+
+def test_trap_flag_set_by_popf_traps_after_the_next_instruction(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("9c 48810c2400010000 9d ffc3 90 f4"))  # pushf/or [rsp],100/popf/inc ebx/nop
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.rip) == (1, CODE + 0xC)
+    assert guest.rem.get_state().gpr[3] == 1
+
+
+# ---- interrupts
+
+
+def test_interrupt_pending_at_sti_waits_for_the_shadow(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("fb 90 90 f4"))  # sti / nop / nop / hlt
+    guest.host.vectors = [0x20]
+    guest.rem.interrupt(True)
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.rip) == (0x20, CODE + 2)
+    assert guest.host.acknowledged == 1
+
+
+def test_interrupt_with_if_clear_waits(guest: Guest) -> None:
+    guest.long_mode(HLT)
+    guest.host.vectors = [0x20]
+    guest.rem.interrupt(True)
+
+    state = guest.halt()
+
+    assert (state.rip, state.halted, guest.host.acknowledged) == (CODE + 1, True, 0)
+    assert guest.run() is ExitReason.HALTED
+
+
+def test_interrupt_wakes_from_hlt(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("fb f4"))
+    assert guest.run() is ExitReason.HALTED
+    guest.host.vectors = [0x21]
+
+    guest.rem.interrupt(True)
+    frame = guest.fault()
+
+    assert (frame.vector, frame.rip) == (0x21, CODE + 2)
+
+
+def test_interrupt_withdrawn_at_acknowledge_is_not_taken(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("fb 90 90 f4"))
+    guest.rem.interrupt(True)  # the host has no vector, answers -1 and lowers the line
+
+    state = guest.halt()
+
+    assert (state.rip, guest.host.acknowledged) == (CODE + 4, 1)
+
+
+def test_interrupt_raised_by_a_port_handler_comes_soon(guest: Guest) -> None:
+    from rem_guest import Device
+
+    class Raises(Device):
+        def write(self, offset: int, size: int, value: int) -> None:
+            guest.rem.interrupt(True)
+
+    guest.host.vectors = [0x30]
+    guest.rem.set_ports([Raises().row(0x80, 1)])
+    guest.long_mode(bytes.fromhex("ee ebfe"), rflags=0x202, rdx=0x80)  # out dx, al / jmp $
+
+    assert guest.fault().vector == 0x30
+
+
+def test_nmi_is_blocked_until_iret(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("f4 f4"))
+    guest.gate(2, SYSCALL)
+    guest.ram.write(SYSCALL, bytes.fromhex("ffc3 f4 48cf"))  # inc ebx / hlt / iretq
+    guest.rem.nmi()
+    assert guest.halt().gpr[3] == 1
+
+    guest.rem.nmi()  # within the handler: waits
+    assert guest.halt().gpr[3] == 1
+    state = guest.rem.get_state()
+    state.halted = False
+    frame_rip = guest.ram.u64(state.gpr[4])
+
+    assert frame_rip == CODE
+
+
+# ---- system calls
+
+STAR = 0x0018_0008_0000_0000
+
+
+def test_syscall_enters_and_sysret_returns(guest: Guest) -> None:
+    guest.long_mode(
+        bytes.fromhex("0f05 0f0b"),  # syscall / ud2
+        user=True,
+        rflags=0xA47,
+        msr={0xC0000081: STAR, 0xC0000082: SYSCALL, 0xC0000084: 0x600},
+    )
+    guest.ram.write(SYSCALL, bytes.fromhex("9c 8f042500800000 480f07"))  # pushf / pop [8000] / sysretq
+
+    frame = guest.fault()
+    state = guest.rem.get_state()
+
+    assert (frame.vector, frame.rip, frame.cs, frame.ss) == (6, CODE + 2, 0x2B, 0x23)
+    assert (state.gpr[1], state.gpr[11]) == (CODE + 2, 0xA47)
+    assert guest.ram.u64(DATA) == 0xA47 & ~0x600
+    assert frame.rflags & 0xFFFF == 0xA47
+
+
+def test_syscall_loads_flat_kernel_segments(guest: Guest) -> None:
+    guest.long_mode(
+        bytes.fromhex("0f05"), user=True, msr={0xC0000081: STAR, 0xC0000082: COMMON, 0xC0000084: 0}
+    )
+
+    state = guest.halt()
+
+    assert (state.cs.selector, state.ss.selector, state.gpr[4]) == (8, 0x10, USER_STACK)
+    assert (state.cs.attributes >> 21 & 1, state.cs.base, state.ss.limit) == (1, 0, 0xFFFFFFFF)
+
+
+def test_syscall_without_sce_is_an_invalid_opcode(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("0f05"), efer=0xD00)
+
+    assert guest.fault().vector == 6
+
+
+def test_sysenter_in_long_mode_on_amd_is_an_invalid_opcode(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("0f34"), msr={0x174: 8, 0x176: COMMON})
+
+    assert guest.fault().vector == 6
+
+
+# ---- I/O permission
+
+
+@pytest.mark.parametrize("code", ["ec", "ee", "66ed", "ef", "6c", "6e"])
+def test_port_access_from_ring_3_without_permission_faults(guest: Guest, code: str) -> None:
+    guest.long_mode(bytes.fromhex(code) + HLT, user=True, rdx=0x64, rsi=MORE, rdi=MORE)
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.error, frame.rip, frame.rsp) == (13, 0, CODE, USER_STACK)
+    assert guest.rem.get_state().gpr[4] == KERNEL_STACK - 7 * 8
+
+
+@pytest.mark.parametrize(("code", "size", "allowed"), [("ec", 1, True), ("66ed", 2, False)])
+def test_port_access_from_ring_3_follows_the_bitmap(
+    guest: Guest, code: str, size: int, allowed: bool
+) -> None:
+    from rem_guest import TSS, Device
+
+    device = Device(answer=0x5A)
+    guest.rem.set_ports([device.row(0x60, 8)])
+    guest.ram.write(TSS + 0x68 + 0x64 // 8, bytes([0xFF & ~(1 << 4)]))  # port 64 only
+    guest.long_mode(bytes.fromhex(code) + bytes.fromhex("0f0b"), user=True, rdx=0x64)
+
+    frame = guest.fault()
+
+    assert frame.vector == (6 if allowed else 13)
+    assert device.calls == ([("read", 4, size)] if allowed else [])
+
+
+def test_port_access_from_ring_3_with_iopl_3_is_allowed(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("ec 0f0b"), user=True, rdx=0x64, rflags=0x3002)
+
+    assert guest.fault().vector == 6
+
+
+def test_write_right_of_pages_holds_for_the_kernel(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("c6042500900000 01 f4"))  # mov byte [9000], 1
+    guest.page(MORE, MORE | PRESENT | WRITE)
+
+    guest.halt()
+
+    assert guest.ram.read(MORE, 1) == b"\1"
+    assert guest.ram.u64(0x103000 + 9 * 8) & 0x60 == 0x60  # accessed, dirty
