@@ -1,0 +1,178 @@
+"""The console of the process: the guest's serial line on standard input and output.
+
+At a terminal the driver sets raw mode while the VM runs (see `terminal` for how it is restored), and
+every key goes to the guest, Ctrl-C too.  An escape character (Ctrl-A unless configured otherwise)
+starts a command: x powers the VM off, h tells the commands, and the escape character twice sends it
+once.  Where standard input is a pipe or a file there is no escape; its end ends typing, not the VM.
+
+Traps: the descriptors of a terminal are shared with the shell, so O_NONBLOCK must not be set on
+them: terminals and pipes are opened a second time instead.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+
+from attrs import frozen
+
+from vbox_pdm import CharStream, ConfigError, DriverType, Worker, hookimpl, key
+from vbox_plugin_host.pump import LIMIT, CharDriver
+from vbox_plugin_host.terminal import RawTerminal
+
+TERMINAL_LIMIT = 16 * LIMIT
+"""Keys typed ahead: the terminal is read on, so that the escape works when the guest hangs."""
+
+
+@frozen
+class Config:
+    """Configuration of the console."""
+
+    escape: str = key("^A", help="starts a command at a terminal: ^A..^Z, ^], or none")
+
+
+class Console(CharDriver[Config]):
+    """Standard input and output as one stream."""
+
+    def pdm_construct(self) -> None:
+        self.escape = parse_escape(self.config.escape)
+        self.source: int | None = _open_again(0, os.O_RDONLY)
+        self.sink: int | None = _open_again(1, os.O_WRONLY)
+        self.terminal = RawTerminal(0) if _is_terminal(0) else None
+        self._escaped = False
+        self.connected = True
+        self._commands = self.helpers.queue("commands", self._command, 16)
+        self.start()
+
+    def pdm_power_on(self) -> None:
+        self._enter()
+        super().pdm_power_on()
+
+    def pdm_suspend(self) -> None:
+        self._leave()
+
+    def pdm_resume(self) -> None:
+        self._enter()
+        super().pdm_resume()
+
+    def pdm_power_off(self) -> None:
+        self._finish()
+
+    def pdm_destruct(self) -> None:
+        self._finish()
+        super().pdm_destruct()
+        for descriptor in (self.source, self.sink):
+            if descriptor is not None and descriptor > 2:
+                os.close(descriptor)
+        self.source = self.sink = None
+
+    def may_read(self) -> bool:
+        if self.terminal is None:
+            return super().may_read()
+        return self._unread < TERMINAL_LIMIT
+
+    def received(self, data: bytes) -> None:
+        if self.terminal is None or self.escape is None:
+            self.post(data)
+            return
+        passed = bytearray()
+        for byte in data:
+            if not self._escaped:
+                self._escaped = byte == self.escape
+                if not self._escaped:
+                    passed.append(byte)
+                continue
+            self._escaped = False
+            if byte == self.escape:
+                passed.append(byte)
+            elif byte in b"xX":
+                self._commands.put("power off")
+            else:
+                self._tell(self._help())
+        if passed:
+            self.post(bytes(passed))
+
+    def serve(self, worker: Worker) -> None:
+        """Both directions, until the worker must end; the end of input only ends input."""
+        while worker.running:
+            source, sink = self.source, self.sink
+            self.exchange(worker, source, sink)
+            if worker.running:  # both ends are gone
+                self.source = self.sink = None
+                self.pause(None)
+
+    def _command(self, command: str) -> None:
+        self.helpers.log.info("%s, asked for at the console", command)
+        self.helpers.power_off_vm()
+
+    def _help(self) -> str:
+        name = self.config.escape
+        return f"{name} x  power off   {name} {name}  send {name}   {name} h  this"
+
+    def _tell(self, text: str) -> None:
+        with self._lock:
+            if not self._discarding:
+                self._outgoing += f"\r\n{text}\r\n".encode()
+
+    def _finish(self) -> None:
+        try:
+            if self.worker is not None:
+                self.worker.stop()
+            if self.sink is not None:
+                self.drain(self.sink)
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        if self.terminal is not None:
+            self.terminal.enter()
+
+    def _leave(self) -> None:
+        if self.terminal is not None:
+            self.terminal.leave()
+
+
+def parse_escape(text: str) -> int | None:
+    """The byte of `^A`; None for `none`.  ConfigError for anything else."""
+    if text == "none":
+        return None
+    if len(text) == 2 and text[0] == "^" and "A" <= text[1].upper() <= "_":
+        return ord(text[1].upper()) - 64
+    raise ConfigError(
+        "VERR_OUT_OF_RANGE",
+        f"The escape character {text!r} is no control character",
+        "Give ^A..^Z, ^] or none",
+    )
+
+
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
+
+
+def _open_again(descriptor: int, flags: int) -> int | None:
+    """The same terminal or pipe with a non-blocking description of its own; otherwise the
+    descriptor itself; None when it is closed."""
+    try:
+        kind = os.fstat(descriptor).st_mode
+    except OSError:
+        return None
+    if os.isatty(descriptor) or stat.S_ISFIFO(kind):
+        try:
+            return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            pass
+    return descriptor
+
+
+@hookimpl
+def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
+    register(
+        DriverType(
+            "stdio", Console, Config, serves=CharStream, max_instances=1,
+            summary="a character stream on standard input and output",
+        )
+    )  # fmt: skip

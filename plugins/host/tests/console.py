@@ -1,0 +1,67 @@
+"""A machine whose serial line is the terminal, as a process of its own for the tests of `stdio`.
+
+The guest echoes what it gets in capitals; each control character that it gets ends the process in
+another way.  Argument: the escape character.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+from host_streams import LINE, Line  # type: ignore[import-not-found]
+
+from vbox_pdm.testing import Bench
+from vbox_plugin_host import stdio
+
+
+class Stop(Exception):
+    """What SIGTERM becomes, as in a front end."""
+
+
+def on_signal(number: int, frame: object) -> None:
+    raise Stop(number)
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGHUP, on_signal)
+    with Bench() as bench:
+        bench.plugin(stdio)
+        line: Line = bench.add(LINE, lun0=("stdio", {"escape": sys.argv[1]}))
+        bench.power_on()
+        line.send(b"pid %d " % os.getpid() if os.isatty(0) else b"")
+        line.send(b"ready\r\n")
+        try:
+            while bench.exit_code is None:
+                bench.wait(lambda: line.taken or bench.exit_code is not None, 60)
+                data, line.taken = bytes(line.taken), bytearray()
+                act(bench, line, data)
+        except (Stop, KeyboardInterrupt) as error:
+            line.send(b"stopped by %s\r\n" % type(error).__name__.encode())
+    print("off", bench.exit_code, flush=True)
+    return 0
+
+
+def act(bench: Bench, line: Line, data: bytes) -> None:
+    line.send(data.upper().replace(b"\r", b"\r\n"))
+    if b"\x05" in data:  # ^E
+        bench.wait(lambda: not line.to_send, 30)
+        raise RuntimeError("something went wrong")
+    if b"\x0b" in data:  # ^K
+        os.kill(os.getpid(), signal.SIGKILL)
+    if b"\x18" in data:  # ^X
+        ctypes.string_at(0)
+    if b"\x10" in data:  # ^P
+        bench.suspend()
+        print("paused", flush=True)
+        input()
+        bench.resume()
+    if b"\x02" in data:  # ^B: a lot
+        line.send(b"".join(b"line %d\r\n" % number for number in range(20_000)) + b"end\r\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
