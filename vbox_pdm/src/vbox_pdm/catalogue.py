@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import enum
+import functools
 import importlib.util
 import sys
 import traceback
@@ -72,7 +73,7 @@ class Catalogue:
         self._drivers: dict[str, tuple[DriverType, Plugin]] = {}
         self._engines: dict[str, tuple[EngineType, Plugin]] = {}
         found = importlib_metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-        for entry_point in sorted(found, key=lambda e: (e.name, _distribution_name(e))):
+        for entry_point in sorted(found, key=lambda e: (e.name, _metadata(e.dist)[0])):
             self._add_entry_point(entry_point)
 
     # --- finding
@@ -144,16 +145,13 @@ class Catalogue:
         raise PdmError(
             f"VERR_PDM_{kind}_NOT_FOUND",
             f"No {kind.lower()} is named '{name}'",
-            "`vbox plugins` lists what is installed; pip install its distribution, or name a file with --plugin",
+            "`vbox plugins` lists what is installed; pip install its distribution, or name a file with "
+            "--plugin",
         )
 
     def _add_entry_point(self, entry_point: Any) -> None:
-        distribution = entry_point.dist
-        name = _distribution_name(entry_point)
-        wanted = _wanted_contract(distribution)
-        plugin = Plugin(
-            entry_point.name, name, distribution.version if distribution else "", wanted, entry_point.load
-        )
+        name, version, wanted = _metadata(entry_point.dist)
+        plugin = Plugin(entry_point.name, name, version, wanted, entry_point.load)
         self.plugins.append(plugin)
         if wanted and not _fits_requirement(wanted):
             self._refuse(
@@ -202,7 +200,7 @@ class Catalogue:
             function = getattr(module, hook, None)
             if function is not None:
                 function(_taker(table, mine, plugin, kind))
-        hooks = [name for name in vars(module) if name in vars(VmSpecs)]
+        hooks = [name for name in vars(module) if name.startswith("pdm_") and hasattr(VmSpecs, name)]
         if before == len(plugin.devices) + len(plugin.drivers) + len(plugin.engines) and not hooks:
             raise RegistrationError(
                 "VERR_PDM_NO_REGISTRATION_EXPORT",
@@ -242,12 +240,16 @@ def _taker(table: dict[str, Any], mine: list[Any], plugin: Plugin, kind: str) ->
     return register
 
 
-def _distribution_name(entry_point: Any) -> str:
-    return str(entry_point.dist.name) if entry_point.dist is not None else "(unknown)"
+@functools.cache
+def _metadata(distribution: Any) -> tuple[str, str, str]:
+    """Name, version and wanted contract; read once, since parsing takes milliseconds."""
+    if distribution is None:
+        return "(unknown)", "", ""
+    return str(distribution.name), str(distribution.version), _wanted_contract(distribution)
 
 
 def _wanted_contract(distribution: Any) -> str:
-    for text in (distribution.requires or []) if distribution is not None else []:
+    for text in distribution.requires or []:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
@@ -259,6 +261,7 @@ def _wanted_contract(distribution: Any) -> str:
     return ""
 
 
+@functools.cache
 def _fits_requirement(specifier: str) -> bool:
     return Requirement(f"vbox-pdm{specifier}").specifier.contains(Version(CONTRACT + ".0"), prereleases=True)
 

@@ -12,7 +12,7 @@ construct runs finds its neighbour below ready, and nobody above listening yet.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from attrs import define, field, frozen
 
@@ -22,8 +22,12 @@ from vbox_pdm.instance import Instance, Phase
 from vbox_pdm.layers import Layer
 from vbox_pdm.links import Link
 
-if TYPE_CHECKING:
-    from vbox_pdm.catalogue import Catalogue
+
+class DriverSource(Protocol):
+    """Where driver types are found by name: a Catalogue."""
+
+    def driver(self, name: str) -> tuple[DriverType, Any]:
+        """The type and its plugin (which has a `distribution`); VERR_PDM_DRIVER_NOT_FOUND."""
 
 
 @frozen(eq=False)
@@ -78,7 +82,7 @@ class Lun:
         return next((k for d, k in zip(self.drivers, self.links, strict=True) if d is driver), None)
 
 
-def chain_from_tree(catalogue: Catalogue, tree: Mapping[str, Any], where: str) -> Chain:
+def chain_from_tree(catalogue: DriverSource, tree: Mapping[str, Any], where: str) -> Chain:
     """A chain from a configuration tree: {"Driver": name, "Config": {...}, "AttachedDriver": {...}}.
 
     `where` names the LUN ("LUN#0 of serial#0").  VERR_PDM_CFG_MISSING_DRIVER_NAME,

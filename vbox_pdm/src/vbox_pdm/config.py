@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -71,8 +72,13 @@ class NoConfig:
     """The configuration of a type that has no keys."""
 
 
-def keys(config_class: type[Any]) -> list[KeyInfo]:
+def keys(config_class: type[Any]) -> tuple[KeyInfo, ...]:
     """The keys of a configuration class, in the order of declaration."""
+    return _keys(config_class)  # type: ignore[arg-type]  # mypy: a class is hashable
+
+
+@functools.cache
+def _keys(config_class: type[Any]) -> tuple[KeyInfo, ...]:
     hints = typing.get_type_hints(config_class)
     found = []
     for attribute in attrs.fields(config_class):
@@ -85,7 +91,7 @@ def keys(config_class: type[Any]) -> list[KeyInfo]:
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
             default = default.factory()
         found.append(KeyInfo(attribute.name, hint, default, span, choices, text, required=default is NOTHING))
-    return found
+    return tuple(found)
 
 
 def parse(config_class: type[C], values: Mapping[str, object], where: str) -> C:

@@ -24,9 +24,7 @@ class DmaHandle:
     """Guest memory held for a transfer.  `written(address, length)` is called at the release of a
     write handle for each piece of real RAM."""
 
-    def __init__(
-        self, pieces: Iterable[Piece], *, write: bool, written: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, pieces: Iterable[Piece], *, write: bool, written: Callable[[int, int], None]) -> None:
         self.write = write
         self._written = written
         self._real: list[tuple[int, int]] = []

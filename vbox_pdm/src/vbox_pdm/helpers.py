@@ -227,7 +227,8 @@ class DeviceHelpers(Helpers, Protocol):
         """Pass or mask address bit 20."""
 
     def reset_vm(self, source: ResetSource, *, soft: bool = False) -> None:
-        """Ask for a hard reset of the VM, or a CPU INIT (soft); takes effect after the access."""
+        """Ask for a hard reset of the VM, or a CPU INIT (soft); it happens when the guest is left next,
+        at the latest at the end of the current block of instructions."""
 
     def nmi(self) -> None:
         """One NMI edge, unless masked."""

@@ -14,32 +14,27 @@ from attrs import define, field
 from vbox_pdm.device import DeviceType
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import RegistrationError
-from vbox_pdm.hookspecs import PROJECT, InstanceSpecs
+from vbox_pdm.hooks import MethodHooks
+from vbox_pdm.hookspecs import InstanceSpecs
 from vbox_pdm.state import State
 
 _NAMES = frozenset(name for name in vars(InstanceSpecs) if name.startswith("pdm_"))
 
 
-class _InstanceManager(pluggy.PluginManager):
-    """Methods named pdm_* implement the hooks of the same name, without a decorator."""
+class _InstanceManager(MethodHooks):
+    """Takes methods named pdm_*; another such name is a slip of the author's."""
 
     def __init__(self) -> None:
-        super().__init__(PROJECT)
-        self.add_hookspecs(InstanceSpecs)
+        super().__init__(InstanceSpecs, _NAMES)
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        if not name.startswith("pdm_"):
-            return None
-        if name not in _NAMES:
+        if name.startswith("pdm_") and name not in _NAMES:
             raise RegistrationError(
                 "VERR_PDM_INVALID_DEVICE_REGISTRATION",
                 f"{type(plugin).__name__}.{name} is no life-cycle hook",
                 f"The hooks are {', '.join(sorted(_NAMES))}; other names must not begin with pdm_",
             )
-        return super().parse_hookimpl_opts(plugin, name) or {
-            "wrapper": False, "hookwrapper": False, "optionalhook": False,
-            "tryfirst": False, "trylast": False, "specname": None,
-        }  # fmt: skip
+        return super().parse_hookimpl_opts(plugin, name)
 
 
 class Phase(enum.Enum):

@@ -8,49 +8,42 @@ observing and its end resolve again.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast
 
 import pluggy
 
 from vbox_pdm.errors import RegistrationError
+from vbox_pdm.hooks import MethodHooks
+from vbox_pdm.hookspecs import PROJECT
 from vbox_pdm.layers import End, Layer
 
 B = TypeVar("B")
 A = TypeVar("A")
-_PROJECT = "vbox"
-_SPEC = pluggy.HookspecMarker(_PROJECT)
+_SPEC = pluggy.HookspecMarker(PROJECT)
 
 
-class _Manager(pluggy.PluginManager):
-    """Takes the methods of one Protocol as hook implementations, without a decorator."""
-
-    def __init__(self, names: frozenset[str]) -> None:
-        super().__init__(_PROJECT)
-        self.names = names
-
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        if name not in self.names:
-            return None
-        marked = super().parse_hookimpl_opts(plugin, name)
-        if marked is not None:
-            return marked
-        return {
-            "wrapper": False, "hookwrapper": False, "optionalhook": False,
-            "tryfirst": False, "trylast": False, "specname": None,
-        }  # fmt: skip
-
-
-def _methods(protocol: type[Any]) -> dict[str, Callable[..., Any]]:
-    return {
+@functools.cache
+def _methods(protocol: type[Any]) -> Mapping[str, Callable[..., Any]]:
+    """The traffic hooks of a Protocol, marked as pluggy wants them, by name."""
+    found = {
         name: member
         for base in reversed(protocol.__mro__)
         if base not in (object, End) and getattr(base, "_is_protocol", False)
         for name, member in vars(base).items()
         if inspect.isfunction(member) and not name.startswith("_")
     }
+    for method in found.values():
+        _SPEC(firstresult=True)(method)
+    return types.MappingProxyType(found)
+
+
+@functools.cache
+def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)[1:]
 
 
 class _End:
@@ -68,11 +61,9 @@ class _Direction:
 
     def __init__(self, layer: Layer[Any, Any], protocol: type[Any]) -> None:
         self.layer = layer
-        self.methods = _methods(protocol)
-        self.manager = _Manager(frozenset(self.methods))
-        for method in self.methods.values():
-            _SPEC(firstresult=True)(method)
-        self.manager.add_hookspecs(protocol)
+        self.protocol = protocol
+        self.methods = _methods(protocol)  # type: ignore[arg-type]  # mypy: a class is hashable
+        self.manager = MethodHooks(protocol, frozenset(self.methods))
         self.end = _End()
         self.target: object | None = None
         self.resolve()
@@ -81,7 +72,7 @@ class _Direction:
         if self.target is not None:
             self.manager.unregister(self.target)
         if target is not None:
-            _check_signatures(self.layer, self.methods, target)
+            _check_signatures(self.layer, self.protocol, type(target))  # type: ignore[arg-type]  # mypy: a class is hashable
             self.manager.register(target)
         self.target = target
         self.resolve()
@@ -99,35 +90,43 @@ class _Direction:
 
 
 def _through_pluggy(
-    manager: _Manager, hook: Any, default: Callable[..., Any], open_answer: Callable[..., Any] | None
+    manager: MethodHooks, hook: Any, default: Callable[..., Any], open_answer: Callable[..., Any] | None
 ) -> Callable[..., Any]:
-    names = list(inspect.signature(default).parameters)[1:]
+    signature = inspect.signature(default)
+    names = list(signature.parameters)[1:]
+
+    def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if not kwargs and len(args) == len(names):
+            return dict(zip(names, args, strict=True))
+        bound = signature.bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        return {name: bound.arguments[name] for name in names}
 
     if open_answer is None:
 
-        def call(*args: Any) -> Any:
-            return hook(**dict(zip(names, args, strict=True)))
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return hook(**named(args, kwargs))
 
         return call
 
-    def call_open(*args: Any) -> Any:
-        result = hook(**dict(zip(names, args, strict=True)))
-        return open_answer(*args) if result is None else result
+    def call_open(*args: Any, **kwargs: Any) -> Any:
+        result = hook(**named(args, kwargs))
+        return open_answer(*args, **kwargs) if result is None else result
 
     return call_open
 
 
-def _check_signatures(layer: Layer[Any, Any], methods: dict[str, Callable[..., Any]], target: object) -> None:
-    for name, spec in methods.items():
-        method = getattr(type(target), name, None)
+@functools.cache
+def _check_signatures(layer: Layer[Any, Any], protocol: type[Any], target: type[Any]) -> None:
+    for name, spec in _methods(protocol).items():  # type: ignore[arg-type]  # mypy: a class is hashable
+        method = getattr(target, name, None)
         if method is None:
             continue
-        wanted = list(inspect.signature(spec).parameters)[1:]
-        found = list(inspect.signature(method).parameters)[1:]
+        wanted, found = _arguments(spec), _arguments(method)
         if wanted != found:
             raise RegistrationError(
                 "VERR_PDM_MISSING_INTERFACE",
-                f"{type(target).__name__}.{name}({', '.join(found)}) is not the {layer.name} layer's "
+                f"{target.__name__}.{name}({', '.join(found)}) is not the {layer.name} layer's "
                 f"{name}({', '.join(wanted)})",
                 "Give it exactly these arguments",
             )

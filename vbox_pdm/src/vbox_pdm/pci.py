@@ -166,10 +166,12 @@ class PciFunction:
         """BAR `number` (0..5) decodes `region`; sizes are rounded up to a power of two.
 
         `wide` makes a 64-bit memory BAR, which takes the next number as well."""
+        below = self._bars.get(number - 1)
         if (
             number in self._bars
             or not 0 <= number <= (4 if wide else 5)
             or (wide and number + 1 in self._bars)
+            or (below is not None and below.wide)
         ):
             raise RegistrationError("VERR_INVALID_PARAMETER", f"{self.name}: BAR {number} is not free")
         minimum = 4 if isinstance(region, Ports) else (4096 if isinstance(region, Ram) else 16)

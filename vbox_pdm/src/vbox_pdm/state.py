@@ -167,6 +167,9 @@ class _Reader:
             (count,) = struct.unpack("<I", self.take(4))
             if count > len(self.data) - self.position:
                 raise StateError("VERR_SSM_LOADED_TOO_MUCH", "The state ends in the middle of a tuple")
+            if not _takes_tuple(hint, count):
+                text = f"A tuple of {count} stands where {hint} belongs"
+                raise StateError("VERR_SSM_UNEXPECTED_DATA", text)
             return tuple(self.value(_item_hint(hint, index), depth + 1) for index in range(count))
         value = self._plain(tag)
         return _checked(hint, value)
@@ -212,6 +215,17 @@ def _item_hint(hint: Any, index: int) -> Any:
     return Any
 
 
+def _takes_tuple(hint: Any, count: int) -> bool:
+    for part in _alternatives(hint):
+        if part is Any or part is tuple:
+            return True
+        if typing.get_origin(part) is tuple:
+            items = typing.get_args(part)
+            if (len(items) == 2 and items[1] is Ellipsis) or len(items) == count:
+                return True
+    return False
+
+
 def _checked(hint: Any, value: Any) -> Any:
     for part in _alternatives(hint):
         if part is Any or (value is None and part is type(None)):
@@ -224,4 +238,6 @@ def _checked(hint: Any, value: Any) -> Any:
                     continue
             if type(value) is part or (part is float and type(value) is int):
                 return value
+            if part is int and type(value) is bool:
+                return int(value)
     raise StateError("VERR_SSM_UNEXPECTED_DATA", f"{value!r} stands where {hint} belongs")

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import pluggy
 from attrs import define, evolve
@@ -31,8 +32,10 @@ FIXED, BLOCK, BAR = 0, 1, 2
 def wrap_region(manager: pluggy.PluginManager, instance: Any, region: Region) -> Region:
     """Ask the `pdm_wrap_region` hooks of `manager`, in the order of registration."""
     for implementation in manager.hook.pdm_wrap_region.get_hookimpls():
-        offered = {"instance": instance, "region": region}
-        wrapped = implementation.function(*(offered[name] for name in implementation.argnames))
+        offered: dict[str, Any] = {"instance": instance, "region": region}
+        wrapped = cast(
+            "Region | None", implementation.function(*(offered[name] for name in implementation.argnames))
+        )
         if wrapped is not None:
             region = wrapped
     return region
@@ -193,7 +196,7 @@ def _rows(entries: Iterable[_Entry], ports: bool) -> Iterable[Exit]:
         ordered = list(_joined(ordered))
     cuts = sorted({at for entry in ordered for at in (entry.first, entry.end)})
     pending: Exit | None = None
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in pairwise(cuts):
         winner = next((entry for entry in ordered if entry.first <= low < entry.end), None)
         row = winner.row if winner is not None else None
         if row is None:
