@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from vbox_pdm import (
 )
 from vbox_pdm.testing import Bench
 from vbox_pdm.testing.clock import MAX_RUNS
+
+OTHER_BACKEND = os.environ.get("VBOX_BENCH", "bench") != "bench"
 
 
 @frozen
@@ -317,9 +320,9 @@ def test_mmio_lies_before_ram_for_cpu_and_dma() -> None:
         assert bench.mmio_read(0x9FFFF, 2) == 0x7700
         bench.mmio_write(0xA0FFF, 2, 0x1234)
         assert thing.written == [(0xFFF, 1, 0x34)]
-        assert bench.memory_read(0xA1000, 1) == b"\x12"
+        assert bench.memory_read(0xA1000, 1) == b"\xff"  # no RAM there
         with thing.helpers.dma(0x9FFFE, 4) as views:
-            assert [bytes(view) for view in views] == [b"\0\0", b"\xff\xff"]
+            assert b"".join(views) == b"\0\0\xff\xff"
 
 
 @pytest.mark.parametrize(
@@ -386,17 +389,17 @@ def test_a20_masks_the_cpu_and_not_dma() -> None:
 
 
 def test_dma_reads_and_writes_guest_memory_and_marks_it() -> None:
-    with Bench(ram=1 << 20) as bench:
+    with Bench(ram=2 << 20) as bench:
         helpers = bench.add(LATCH).helpers
-        with helpers.dma(0xFFFF0, 0x20, write=True) as views:
+        with helpers.dma(0x1FFFF0, 0x20, write=True) as views:
             assert [len(view) for view in views] == [0x10, 0x10]
             for view in views:
                 view[:] = b"z" * len(view)
-        assert bench.memory_read(0xFFFF0, 0x20) == b"z" * 16 + b"\xff" * 16
-        assert bench.dma_written == [(0xFFFF0, 0x10)]
-        assert not helpers.dma(0xFFFF0, 0x20).complete
+        assert bench.memory_read(0x1FFFF0, 0x20) == b"z" * 16 + b"\xff" * 16
+        assert bench.dma_written == [(0x1FFFF0, 0x10)]
+        assert not helpers.dma(0x1FFFF0, 0x20).complete
         assert helpers.dma(0, 16).complete
-        assert helpers.ram_size == helpers.ram_below_4g == 1 << 20
+        assert helpers.ram_size == helpers.ram_below_4g == 2 << 20
 
 
 # --- time
@@ -425,12 +428,12 @@ def test_timers_fire_in_order_with_the_clock_at_their_expiry() -> None:
         ticker = bench.add(TICKER)
         ticker.timers["a"].set(300)
         ticker.timers["b"].set(100)
-        ticker.timers["r"].set(300)
+        ticker.timers["r"].set_relative(300)
         assert (ticker.timers["a"].active, ticker.timers["a"].expires) == (True, 300)
         bench.advance(299)
         assert ticker.fired == [("b", 100)]
         bench.advance(1)
-        assert ticker.fired == [("b", 100), ("a", 300), ("r", 300)]
+        assert ticker.fired == [("b", 100), ("a", 300), ("r", bench.clock(Clock.REAL))]
         assert bench.now == 300
         assert not ticker.timers["a"].active
 
@@ -462,6 +465,7 @@ def test_periodic_timer_fires_once_a_period() -> None:
         assert bench.now == 154
 
 
+@pytest.mark.skipif(OTHER_BACKEND, reason="each host treats runaways in its own way")
 def test_timer_that_arms_itself_for_now_is_stopped_and_reported() -> None:
     with Bench() as bench:
         ticker = bench.add(TICKER)
@@ -476,15 +480,16 @@ def test_timer_that_arms_itself_for_now_is_stopped_and_reported() -> None:
 def test_virtual_clocks_stand_while_suspended() -> None:
     with Bench() as bench:
         ticker = bench.add(TICKER)
+        start = bench.clock(Clock.REAL)
         ticker.timers["a"].set(50)
-        ticker.timers["r"].set(50)
+        ticker.timers["r"].set_relative(50)
         bench.suspend()
         bench.advance(100)
-        assert ticker.fired == [("r", 50)]
-        assert (bench.now, bench.clock(Clock.REAL)) == (0, 100)
+        assert ticker.fired == [("r", start + 50)]
+        assert (bench.now, bench.clock(Clock.REAL)) == (0, start + 100)
         bench.resume()
         bench.advance(50)
-        assert ticker.fired == [("r", 50), ("a", 50)]
+        assert ticker.fired == [("r", start + 50), ("a", 50)]
 
 
 def test_wall_clock_starts_where_told_and_goes_on() -> None:
@@ -634,7 +639,7 @@ def test_interrupt_controller_gets_the_lines_and_drives_intr() -> None:
         assert bench.intr_edges == [(5, True), (5, False)]
     with Bench() as other:
         other.add(Pic)
-        with pytest.raises(PdmError, match="Pic#0 plays") as caught:
+        with pytest.raises(PdmError, match="Pic#0") as caught:
             other.add(Pic)
         assert caught.value.status == "VERR_ALREADY_EXISTS"
 

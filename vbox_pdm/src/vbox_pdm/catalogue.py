@@ -52,6 +52,7 @@ class Plugin:
     version: str
     contract: str
     load: Callable[[], ModuleType] = field(repr=False)
+    from_file: bool = False
     state: PluginState = PluginState.FOUND
     reason: str = ""
     remedy: str = ""
@@ -109,7 +110,7 @@ class Catalogue:
             contract = _contract_of_file(path)
         except (SyntaxError, UnicodeDecodeError, OSError) as error:
             raise PdmError("VERR_PDM_NO_REGISTRATION_EXPORT", f"{path} is no Python file: {error}") from None
-        plugin = Plugin(path.stem, str(path), "", contract, lambda: _import_file(path))
+        plugin = Plugin(path.stem, str(path), "", contract, lambda: _import_file(path), from_file=True)
         if not contract:
             self._refuse(plugin, "it does not say which contract it wants", f'Add: contract = "{CONTRACT}"')
         elif not _fits_file(contract):
@@ -166,22 +167,22 @@ class Catalogue:
     def _load(self, plugin: Plugin) -> None:
         if plugin.state is not PluginState.FOUND:
             return
-        reinstall = f"pip install --force-reinstall {plugin.distribution}"
+        mend = f"pip install --force-reinstall {plugin.distribution}"
+        mend_registration = f"Uninstall one of them, or {mend}"
+        if plugin.from_file:
+            mend = "Correct the file"
+            mend_registration = "Correct the file, or give its type another name"
         try:
             module = plugin.load()
         except (Exception, SystemExit) as error:
-            self._refuse(plugin, f"importing it failed: {_last_line(error)}", reinstall)
+            self._refuse(plugin, f"importing it failed: {_last_line(error)}", mend)
             return
         plugin.module = module
         try:
             self._register(plugin, module)
         except Exception as error:
             self._forget(plugin)
-            self._refuse(
-                plugin,
-                f"registering it failed: {_last_line(error)}",
-                f"Uninstall one of them, or {reinstall}",
-            )
+            self._refuse(plugin, f"registering it failed: {_last_line(error)}", mend_registration)
             return
         plugin.state = PluginState.LOADED
 
@@ -199,7 +200,7 @@ class Catalogue:
         ):
             function = getattr(module, hook, None)
             if function is not None:
-                function(_taker(table, mine, plugin, kind))
+                function(_taker(table, mine, plugin, kind, self._load_namesakes))
         hooks = [name for name in vars(module) if name.startswith("pdm_") and hasattr(VmSpecs, name)]
         if before == len(plugin.devices) + len(plugin.drivers) + len(plugin.engines) and not hooks:
             raise RegistrationError(
@@ -207,6 +208,14 @@ class Catalogue:
                 f"{module.__name__} registers nothing",
                 "Implement vbox_register_devices or another hook, marked @hookimpl",
             )
+
+    def _load_namesakes(self, plugin: Plugin, name: str) -> None:
+        """A file is loaded at once, what is installed on demand: a name that both have must still be
+        a clash, and the installed one keeps it."""
+        if plugin.from_file:
+            for other in self.plugins:
+                if other.name == name and other is not plugin:
+                    self._load(other)
 
     def _forget(self, plugin: Plugin) -> None:
         for table in (self._devices, self._drivers, self._engines):
@@ -218,7 +227,13 @@ class Catalogue:
             self.manager.unregister(plugin.module)
 
 
-def _taker(table: dict[str, Any], mine: list[Any], plugin: Plugin, kind: str) -> Callable[[Any], None]:
+def _taker(
+    table: dict[str, Any],
+    mine: list[Any],
+    plugin: Plugin,
+    kind: str,
+    load_namesakes: Callable[[Plugin, str], None],
+) -> Callable[[Any], None]:
     wanted: type[Any] = {"DEVICE": DeviceType, "DRIVER": DriverType, "ENGINE": EngineType}[kind]
 
     def register(item: Any) -> None:
@@ -227,6 +242,7 @@ def _taker(table: dict[str, Any], mine: list[Any], plugin: Plugin, kind: str) ->
                 f"VERR_PDM_INVALID_{kind}_REGISTRATION",
                 f"{plugin.name} registered a {type(item).__name__} where a {wanted.__name__} belongs",
             )
+        load_namesakes(plugin, item.name)
         if item.name in table:
             other = table[item.name][1]
             raise RegistrationError(

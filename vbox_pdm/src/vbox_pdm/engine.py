@@ -53,7 +53,7 @@ class ExitReason(enum.Enum):
 
     KICKED = "kicked"  # kick() or the deadline; nothing is wrong
     HALTED = "halted"  # HLT retired; RIP is behind it
-    TRIPLE_FAULT = "triple fault"
+    TRIPLE_FAULT = "triple fault"  # and again from each run, until reset, init or set_state
     FAILED = "failed"  # the engine cannot go on; Engine.failure says why
 
 
@@ -74,7 +74,10 @@ class CpuState:
 
     `gpr` is RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15.  `fpu` is the 512-byte FXSAVE image
     (64-bit form).  `msr` maps MSR numbers to values for those that the engine keeps.
-    `interrupt_shadow` holds after STI and MOV SS for one instruction.
+    `interrupt_shadow` holds after STI and MOV SS for one instruction.  `nmi_blocked` holds from the
+    delivery of an NMI to the next IRET; `nmi_pending` is an edge that is not delivered yet.
+    `msr[0x3B]` (IA32_TSC_ADJUST) is the guest's own offset of the TSC (see `Engine.set_tsc`), whether
+    or not CPUID offers the MSR to the guest.
     """
 
     gpr: list[int] = field(factory=lambda: [0] * 16)
@@ -101,6 +104,8 @@ class CpuState:
     msr: dict[int, int] = field(factory=dict)
     interrupt_shadow: bool = False
     halted: bool = False
+    nmi_blocked: bool = False
+    nmi_pending: bool = False
 
 
 class EngineHost(Protocol):
@@ -108,7 +113,8 @@ class EngineHost(Protocol):
 
     def acknowledge_interrupt(self) -> int:
         """The vector of the interrupt that the CPU takes now (0..255), or -1 when the request
-        went away (the engine then carries on as if the line had been low)."""
+        went away.  The engine then carries on as if the line had been low; while the line stays
+        high it asks again at later boundaries."""
 
     def handler_failed(
         self, owner: object, offset: int, size: int, value: int | None, error: BaseException
@@ -172,19 +178,25 @@ class Engine(Protocol):
         `run` has returned for it.  Any thread; also from handlers."""
 
     def run(self) -> ExitReason:
-        """Execute guest code until something of `ExitReason` happens.  Releases the GIL."""
+        """Execute guest code until something of `ExitReason` happens.  Releases the GIL.
+
+        A halted CPU is HALTED again at once, unless INTR with IF set or an NMI can wake it.
+        RuntimeError when called within a handler, or after `close`.
+        """
 
     def get_state(self) -> CpuState:
-        """Everything, at an instruction boundary."""
+        """Everything, at an instruction boundary.  RuntimeError within a handler."""
 
     def set_state(self, state: CpuState) -> None:
-        """Load everything; translations and TLB are flushed."""
+        """Load everything; translations and TLB are flushed.  RuntimeError within a handler."""
 
     def reset(self) -> None:
-        """Hard reset of the CPU: architectural power-on values; memory and tables stay."""
+        """Hard reset of the CPU: architectural power-on values; memory and tables stay.
+        RuntimeError within a handler: a device asks the kernel, which resets after `run`."""
 
     def init(self) -> None:
-        """INIT (soft reset): as reset, but FPU, MTRR and the like survive (SDM 3A table 9-1)."""
+        """INIT (soft reset): as reset, but FPU, MTRR and the like survive (SDM 3A table 9-1).
+        RuntimeError within a handler."""
 
     def close(self) -> None:
         """Free everything; no other call may follow."""

@@ -281,6 +281,11 @@ class Pic(Protocol):
     def set_irq(self, line: int, level: bool) -> None:
         """ISA line 0..15 changed."""
 
+    def pulse_irq(self, line: int) -> None:
+        """ISA line 0..15 went high and low again (`IrqLine.pulse`): one edge, which stays pending
+        until it is acknowledged.  (A real 8259A forgets an edge whose line falls before INTA, so a
+        host must not say this with two calls of `set_irq`.)"""
+
     def acknowledge(self) -> int:
         """INTA: the vector (0..255) to deliver; a spurious one when nothing is pending."""
 

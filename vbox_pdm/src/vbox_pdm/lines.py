@@ -35,8 +35,9 @@ class WireHandle(Generic[K]):
 
     def pulse(self) -> None:
         """High, then low: one edge, unless the wire is held high by another owner."""
-        self.set(True)
-        self.set(False)
+        if self._level or not self._wires.pulse(self.wire):
+            self.set(True)
+            self.set(False)
 
     def load(self, level: bool) -> None:
         """Take over a saved level; nobody is told."""
@@ -46,10 +47,12 @@ class WireHandle(Generic[K]):
 
 
 class Wires(Generic[K]):
-    """All wires of one kind.  `changed(wire, level)` hears of each change of an OR."""
+    """All wires of one kind.  `changed(wire, level)` hears of each change of an OR; `pulsed(wire)` of a
+    low wire that went high and low again, by default that is two changes."""
 
-    def __init__(self, changed: Callable[[K, bool], None]) -> None:
+    def __init__(self, changed: Callable[[K, bool], None], pulsed: Callable[[K], None] | None = None) -> None:
         self._changed = changed
+        self._pulsed = pulsed
         self._holders: dict[K, int] = {}
         self._handles: list[WireHandle[K]] = []
 
@@ -72,6 +75,13 @@ class Wires(Generic[K]):
         """What a host does at reset and power off: every owner lets go."""
         for handle in self._handles:
             handle.set(False)
+
+    def pulse(self, wire: K) -> bool:
+        """For handles: tell `pulsed`; False when nobody wants to know or the wire is high."""
+        if self._pulsed is None or self.level(wire):
+            return False
+        self._pulsed(wire)
+        return True
 
     def count(self, wire: K, change: int, *, report: bool) -> None:
         """For handles: one holder more or less."""

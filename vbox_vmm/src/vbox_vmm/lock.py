@@ -8,51 +8,86 @@ otherwise the EMT would take the lock again before a waiter woke up.
 from __future__ import annotations
 
 import threading
+from _thread import allocate_lock
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
 
+class Doorbell:
+    """An event that one thread waits for and clears, without the cost of threading.Event."""
+
+    def __init__(self) -> None:
+        self._gate = allocate_lock()
+        self._gate.acquire()
+
+    def ring(self) -> None:
+        """Any thread: let the waiter go on, now or when it comes; ringing twice is ringing once."""
+        try:
+            self._gate.release()
+        except RuntimeError:
+            pass
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for a ring, at most `seconds` (None: no limit), and clear it; False when there was none."""
+        return self._gate.acquire(True, -1 if seconds is None else max(0.0, min(seconds, 1e6)))
+
+    def clear(self) -> None:
+        """Forget a ring."""
+        self._gate.acquire(False)
+
+    @property
+    def rung(self) -> bool:
+        """Whether it rang since it was cleared."""
+        return not self._gate.locked()
+
+
 class VmLock:
-    """A fair, re-entrant lock.  `kick` is called (any thread) when somebody starts to wait."""
+    """A fair, re-entrant lock, handed over directly.  `kick` is called (any thread) when somebody
+    starts to wait."""
 
     def __init__(self, kick: Callable[[], None]) -> None:
         self._kick = kick
-        self._turn = threading.Condition()
-        self._next_ticket = 0
-        self._serving = 0
+        self._guard = allocate_lock()  # for what follows; held for a moment only
+        self._waiters: deque[tuple[int, Doorbell]] = deque()
         self._owner: int | None = None
         self._depth = 0
-        self.wanted = 0
+
+    @property
+    def wanted(self) -> int:
         """How many threads wait; the EMT looks at it between two runs of the guest."""
+        return len(self._waiters)
 
     def acquire(self) -> None:
         """Wait for the lock; the owner may take it again."""
         me = threading.get_ident()
-        with self._turn:
+        with self._guard:
             if self._owner == me:
                 self._depth += 1
                 return
-            ticket = self._next_ticket
-            self._next_ticket += 1
-            if self._owner is not None or ticket != self._serving:
-                self.wanted += 1
-                self._kick()
-                while self._owner is not None or ticket != self._serving:
-                    self._turn.wait()
-                self.wanted -= 1
-            self._owner = me
-            self._depth = 1
+            if self._owner is None:
+                self._owner = me
+                self._depth = 1
+                return
+            turn = Doorbell()
+            self._waiters.append((me, turn))
+        self._kick()
+        turn.wait(None)
 
     def release(self) -> None:
         """Give it back once; RuntimeError when the caller does not own it."""
-        with self._turn:
+        with self._guard:
             if self._owner != threading.get_ident():
                 raise RuntimeError("the VM's lock is not owned by this thread")
             self._depth -= 1
-            if self._depth == 0:
+            if self._depth:
+                return
+            if not self._waiters:
                 self._owner = None
-                self._serving += 1
-                self._turn.notify_all()
+                return
+            self._owner, turn = self._waiters.popleft()
+            self._depth = 1
+        turn.ring()
 
     def let_others_in(self) -> None:
         """Whoever waits now goes first; then the caller owns it again."""

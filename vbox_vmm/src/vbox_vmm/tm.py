@@ -28,6 +28,7 @@ import heapq
 import logging
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from attrs import frozen
 
@@ -64,8 +65,7 @@ class TmState(State, version=1):
     tsc_hz: int
 
 
-@frozen
-class TscMapping:
+class TscMapping(NamedTuple):
     """TSC = min(ticks + (host now - host_ns) * hz / 1e9, limit), as `Engine.set_tsc` takes it."""
 
     ticks: int

@@ -38,7 +38,7 @@ class Failure:
     """What a plugin raised where it must not: in a handler, a timer, a queue, a notification.
 
     `title` is the instance ("serial#0"); `where` says what was called, for people: "read of 1 at
-    uart+5", "timer transmit", "pdm_reset"."""
+    uart+0x5", "write of 1 (0x80) at uart+0x3", "timer transmit", "queue input", "pdm_reset"."""
 
     title: str
     where: str
@@ -124,8 +124,8 @@ class BenchBackend(Protocol):
     # --- life, each call legal only in the order of the VM's states
 
     def power_on(self) -> None:
-        """init_complete for all, mem_setup, power_on; virtual clocks start.  Errors of
-        init_complete and mem_setup come out."""
+        """init_complete for all, mem_setup, power_on; virtual clocks start.  Errors of these hooks
+        come out as they are; then only `close` is legal."""
 
     def reset(self) -> None:
         """Hard reset while running or suspended: the PCI functions, interrupt lines, A20 and the NMI
@@ -212,7 +212,7 @@ class BenchBackend(Protocol):
     # --- time
 
     def clock(self, clock: Clock) -> int:
-        """The time of a clock; VIRTUAL and VIRTUAL_SYNC begin at 0 and differ never between calls."""
+        """The time of a clock; VIRTUAL and VIRTUAL_SYNC begin at 0 and are equal between calls."""
 
     def advance(self, ns: int) -> None:
         """Step REAL, and while running the others, by `ns`.  Timers run in order of expiry, each with
@@ -239,13 +239,14 @@ class BenchBackend(Protocol):
         anything cannot be decoded or does not fit (VERR_SSM_LOAD_CONFIG_MISMATCH: other units).  No
         tap but `failed` and `log_line` is called; a device that changes a line or sends a message
         while it loads is a failure.  Order: the host's units but timers, pdm_load of all in order of
-        construction, timers."""
+        construction, timers: those on REAL keep their remaining time, those that expire together
+        their order."""
 
 
 class BackendFactory(Protocol):
     """Makes a backend with `ram` bytes of guest RAM (whole MiB) from address 0 (3 GiB at most below
-    4 GiB, the rest above), all randomness from `seed`, and `utc` nanoseconds since 1970-01-01 as the
-    wall clock at the start, which goes with REAL."""
+    4 GiB, the rest above; 0xA0000-0xFFFFF shows RAM only by `shadow`), all randomness from `seed`, and
+    `utc` nanoseconds since 1970-01-01 as the wall clock at the start, which goes with REAL."""
 
     def __call__(
         self, taps: BenchTaps, *, catalogue: Catalogue, ram: int, seed: int, utc: int

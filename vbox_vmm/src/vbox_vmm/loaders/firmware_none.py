@@ -211,12 +211,14 @@ def _route_interrupts(config: ConfigSpace, bus: PortBus, functions: list[Functio
 
 
 def _set_up_legacy(bus: PortBus) -> None:
-    """PIC with the BIOS's vectors and everything masked, PIT at 18.2 Hz, RTC counting."""
+    """PIC with the BIOS's vectors and everything masked, PIT at 18.2 Hz, RTC counting, the keyboard
+    controller translating to scan code set 1."""
     for port, value in (
         *((0x20, 0x11), (0x21, 0x08), (0x21, 0x04), (0x21, 0x01)),
         *((0xA0, 0x11), (0xA1, 0x70), (0xA1, 0x02), (0xA1, 0x01)),
         *((0x21, 0xFF), (0xA1, 0xFF)),
         *((0x43, 0x36), (0x40, 0x00), (0x40, 0x00)),
+        *((0x64, 0x60), (0x60, 0x45)),
         *((0x70, 0x0A), (0x71, 0x26), (0x70, 0x0B), (0x71, 0x02), (0x70, 0x0D)),
     ):
         bus.port_write(port, 1, value)

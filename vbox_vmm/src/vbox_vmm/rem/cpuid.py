@@ -4,7 +4,7 @@ The default is an AMD processor of family 15 with the later features that Unicor
 AMD, because Linux then leaves page-table isolation off, which costs up to nine times per system call
 here.  Family 15, because none of the later families' speculation workarounds apply to it.
 
-Left out on purpose: what is not there (an APIC, AVX, XSAVE, SVM), what does not work (MONITOR), and what
+Left out on purpose: what is not there (an APIC, AVX, XSAVE, SVM), what does not work (MONITOR, VME), and what
 makes guests slower here than they are without (ERMS: string moves in bytes; SMAP: a translation block ends
 at each STAC and CLAC).
 
@@ -55,7 +55,7 @@ FEATURES: Mapping[str, tuple[int, int]] = {
 ALIASES: Mapping[str, str] = {"pni": "sse3", "invtsc": "constant_tsc", "xd": "nx", "lzcnt": "abm"}
 
 _OFFERED = """
-    fpu vme de pse tsc msr pae mce cx8 sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2
+    fpu de pse tsc msr pae mce cx8 sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2
     sse3 pclmulqdq ssse3 cx16 sse4_1 sse4_2 movbe popcnt aes rdrand
     fsgsbase bmi1 bmi2 smep adx
     syscall nx mmxext pdpe1gb rdtscp lm

@@ -19,7 +19,7 @@ _REASONS = (ExitReason.KICKED, ExitReason.HALTED, ExitReason.TRIPLE_FAULT, ExitR
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
 _PLAIN = (
     *("gpr", "rip", "rflags", "gdtr", "idtr", "cr8", "efer"),
-    *("dr", "fpu", "msr", "interrupt_shadow", "halted"),
+    *("dr", "fpu", "msr", "interrupt_shadow", "halted", "nmi_blocked", "nmi_pending"),
 )
 
 

@@ -93,7 +93,7 @@ bool rem_exec_interrupt(void *cpu, int request)
         FIELD(bool, cpu, CPU_EXIT_REQUEST) = true;
         return false;
     }
-    if (hflags & HF_INHIBIT_IRQ) {
+    if (hflags & HF_INHIBIT_IRQ || (unlikely(m->stepping) && debug_attend(m))) {
         return false;
     }
     if (unlikely(atomic_load(&m->nmi)) && !(FIELD(uint32_t, m->env, ENV_HFLAGS2) & HF2_NMI)) {
@@ -121,6 +121,10 @@ void rem_on_exception(void *uc, uint32_t number, void *machine)
     if (FIELD(int, m->env, ENV_EXCEPTION_IS_INT)) {
         /* Unicorn has moved EIP on; a fault of the delivery must report the INT itself. */
         FIELD(uint64_t, m->env, ENV_EIP) = m->interrupt_eip;
+    }
+    if (number == VECTOR_DB || number == VECTOR_UD || unlikely(m->stepping)) {
+        number = debug_vector(m, (int)number);
+        FIELD(int, m->cpu, CPU_EXCEPTION_INDEX) = (int)number;
     }
     m->delivering = (int)number;
     lib.x86_cpu_do_interrupt(m->cpu);
@@ -241,6 +245,7 @@ void machine_reset(Machine *m, bool init)
         lib.x86_cpu_set_a20(m->cpu, 0);
     }
     m->tsc_last = 0;
+    debug_reset(m);
     m->halted = false;
     m->shut_down = false;
     atomic_store(&m->nmi, false);

@@ -357,6 +357,17 @@ static inline bool hits(uint64_t tag, uint64_t address)
     return (tag & (PAGE_MASK | TLB_INVALID)) == (address & PAGE_MASK);
 }
 
+static TlbEntry *entry_filled(void *env, unsigned mode, uint64_t address, unsigned size, bool store, uintptr_t back)
+{
+    TlbEntry *e = entry_of(env, mode, address);
+
+    if (!hits(store ? e->write : e->read, address)) {
+        rem_tlb_fill((char *)env - CPU_ENV, address, size, store, mode, false, back);
+        e = entry_of(env, mode, address);
+    }
+    return e;
+}
+
 /* The entry of an access that lies in one page of I/O, or NULL. */
 static inline TlbEntry *io_entry(void *env, unsigned oi, uint64_t address, unsigned size, bool store, uintptr_t back)
 {
@@ -371,32 +382,77 @@ static inline TlbEntry *io_entry(void *env, unsigned oi, uint64_t address, unsig
         if (!(address & (size - 1))) {
             return NULL; /* Unicorn does it right */
         }
-        rem_tlb_fill((char *)env - CPU_ENV, address, size, store, mode, false, back);
-        e = entry_of(env, mode, address);
+        e = entry_filled(env, mode, address, size, store, back);
         tag = store ? e->write : e->read;
     }
-    return hits(tag, address) && (tag & (TLB_MMIO | TLB_WATCHPOINT)) == TLB_MMIO ? e : NULL;
+    return hits(tag, address) && tag & TLB_MMIO ? e : NULL;
 }
 
-#define LOAD(name, size)                                                                                            \
-    static uint64_t (*orig_##name)(void *, uint64_t, unsigned, uintptr_t);                                          \
-    static uint64_t rem_##name(void *env, uint64_t address, unsigned oi, uintptr_t back)                            \
-    {                                                                                                               \
-        Machine *m = machine_of(FIELD(void *, env, ENV_UC));                                                        \
-        TlbEntry *e = m ? io_entry(env, oi, address, size, false, back) : NULL;                                     \
-        return e ? mmio_read(m, e->paddr | (address & (PAGE_SIZE - 1)), size) : orig_##name(env, address, oi, back); \
+/* An access that begins in one page and ends in the next: is either of them I/O?  Both may fault, which
+ * must happen before any byte of it is done. */
+static bool spans_io(void *env, unsigned oi, uint64_t address, unsigned size, bool store, uintptr_t back)
+{
+    uint64_t next = (address & PAGE_MASK) + PAGE_SIZE;
+    unsigned first_size = (unsigned)(next - address);
+    uint64_t tags;
+
+    if (address + size <= next || (address & (PAGE_SIZE - 1)) + size <= PAGE_SIZE) {
+        return false;
     }
-#define STORE(name, size)                                                                                           \
-    static void (*orig_##name)(void *, uint64_t, uint64_t, unsigned, uintptr_t);                                    \
-    static void rem_##name(void *env, uint64_t address, uint64_t value, unsigned oi, uintptr_t back)                \
-    {                                                                                                               \
-        Machine *m = machine_of(FIELD(void *, env, ENV_UC));                                                        \
-        TlbEntry *e = m ? io_entry(env, oi, address, size, true, back) : NULL;                                      \
-        if (e) {                                                                                                    \
-            mmio_write(m, e->paddr | (address & (PAGE_SIZE - 1)), size, value);                                     \
-        } else {                                                                                                    \
-            orig_##name(env, address, value, oi, back);                                                             \
-        }                                                                                                           \
+    if (!(FIELD(uint32_t, env, ENV_HFLAGS) & HF_CS64)) {
+        next = (uint32_t)next;
+    }
+    TlbEntry *e = entry_filled(env, oi & 15, address, first_size, store, back);
+    tags = store ? e->write : e->read;
+    e = entry_filled(env, oi & 15, next, size - first_size, store, back);
+    return (tags | (store ? e->write : e->read)) & TLB_MMIO;
+}
+
+static uint64_t load_bytes(void *env, uint64_t address, unsigned oi, unsigned size, uintptr_t back);
+static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi, unsigned size, uintptr_t back);
+
+#define LOAD(name, size)                                                                     \
+    static uint64_t (*orig_##name)(void *, uint64_t, unsigned, uintptr_t);                   \
+    static uint64_t rem_##name(void *env, uint64_t address, unsigned oi, uintptr_t back)     \
+    {                                                                                        \
+        Machine *m = machine_of(FIELD(void *, env, ENV_UC));                                 \
+        TlbEntry *e;                                                                         \
+        if (unlikely(m == NULL)) {                                                           \
+            return orig_##name(env, address, oi, back);                                      \
+        }                                                                                    \
+        if (unlikely(m->watching)) {                                                         \
+            watch_access(m, address, size, false, back);                                     \
+        }                                                                                    \
+        e = io_entry(env, oi, address, size, false, back);                                   \
+        if (e != NULL) {                                                                     \
+            return mmio_read(m, e->paddr | (address & (PAGE_SIZE - 1)), size);               \
+        }                                                                                    \
+        if (size > 1 && unlikely(spans_io(env, oi, address, size, false, back))) {           \
+            return load_bytes(env, address, oi, size, back);                                 \
+        }                                                                                    \
+        return orig_##name(env, address, oi, back);                                          \
+    }
+#define STORE(name, size)                                                                               \
+    static void (*orig_##name)(void *, uint64_t, uint64_t, unsigned, uintptr_t);                        \
+    static void rem_##name(void *env, uint64_t address, uint64_t value, unsigned oi, uintptr_t back)    \
+    {                                                                                                   \
+        Machine *m = machine_of(FIELD(void *, env, ENV_UC));                                            \
+        TlbEntry *e;                                                                                    \
+        if (unlikely(m == NULL)) {                                                                      \
+            orig_##name(env, address, value, oi, back);                                                 \
+            return;                                                                                     \
+        }                                                                                               \
+        if (unlikely(m->watching)) {                                                                    \
+            watch_access(m, address, size, true, back);                                                 \
+        }                                                                                               \
+        e = io_entry(env, oi, address, size, true, back);                                               \
+        if (e != NULL) {                                                                                \
+            mmio_write(m, e->paddr | (address & (PAGE_SIZE - 1)), size, value);                         \
+        } else if (size > 1 && unlikely(spans_io(env, oi, address, size, true, back))) {                \
+            store_bytes(env, address, value, oi, size, back);                                           \
+        } else {                                                                                        \
+            orig_##name(env, address, value, oi, back);                                                 \
+        }                                                                                               \
     }
 
 LOAD(helper_ret_ldub_mmu, 1)
@@ -407,6 +463,28 @@ STORE(helper_ret_stb_mmu, 1)
 STORE(helper_le_stw_mmu, 2)
 STORE(helper_le_stl_mmu, 4)
 STORE(helper_le_stq_mmu, 8)
+
+static uint64_t next_address(void *env, uint64_t address)
+{
+    return FIELD(uint32_t, env, ENV_HFLAGS) & HF_CS64 ? address + 1 : (uint32_t)(address + 1);
+}
+
+static uint64_t load_bytes(void *env, uint64_t address, unsigned oi, unsigned size, uintptr_t back)
+{
+    uint64_t value = 0;
+
+    for (unsigned i = 0; i < size; i++, address = next_address(env, address)) {
+        value |= (rem_helper_ret_ldub_mmu(env, address, oi & 15, back) & 0xff) << i * 8;
+    }
+    return value;
+}
+
+static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi, unsigned size, uintptr_t back)
+{
+    for (unsigned i = 0; i < size; i++, address = next_address(env, address)) {
+        rem_helper_ret_stb_mmu(env, address, value >> i * 8 & 0xff, oi & 15, back);
+    }
+}
 
 #define SLOW(name) {#name, (void *)rem_##name, (void **)&orig_##name}
 const Reroute slow_path_reroutes[] = {

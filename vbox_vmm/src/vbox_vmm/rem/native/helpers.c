@@ -110,6 +110,12 @@ static void rem_into(void *env, int length)
 /* ---- IN and OUT --------------------------------------------------------------------------------- */
 
 /* CPL above IOPL, or virtual-8086 mode: the TSS must allow each port. */
+static bool is_restricted(void *env)
+{
+    uint64_t flags = EFLAGS;
+    return FIELD(uint64_t, env, ENV_CR) & 1 && (flags & FLAG_VM || (HFLAGS & HF_CPL) > (flags >> 12 & 3));
+}
+
 static void check_permission(void *env, uint32_t port, unsigned size, uintptr_t back)
 {
     const SegmentCache *tss = &FIELD(SegmentCache, env, ENV_TR);
@@ -117,7 +123,7 @@ static void check_permission(void *env, uint32_t port, unsigned size, uintptr_t 
     uint64_t flags = EFLAGS;
     int mode;
 
-    if (!(FIELD(uint64_t, env, ENV_CR) & 1) || (!(flags & FLAG_VM) && (hflags & HF_CPL) <= (flags >> 12 & 3))) {
+    if (!is_restricted(env)) {
         return;
     }
     if (!(tss->flags & DESC_P) || (type != 9 && type != 11) || tss->limit < 103) {
@@ -155,9 +161,44 @@ OUT(b, 1)
 OUT(w, 2)
 OUT(l, 4)
 
-/* ---- time-stamp counter, MSRs, CPUID ------------------------------------------------------------- */
+#define STRING(letter, size)                                        \
+    static void rem_check_string##letter(void *env)                 \
+    {                                                               \
+        check_permission(env, (uint16_t)REG(R_DX), size, HERE);     \
+    }
+
+STRING(b, 1)
+STRING(w, 2)
+STRING(l, 4)
+
+/* Asked while code is translated for the state that the CPU is in; CPL, IOPL and VM are part of a
+ * translation's key. */
+void *string_io_check(void *env, void *port_helper)
+{
+    static const struct {
+        void *port, *check;
+    } checks[] = {
+        {(void *)rem_inb, (void *)rem_check_stringb},  {(void *)rem_inw, (void *)rem_check_stringw},
+        {(void *)rem_inl, (void *)rem_check_stringl},  {(void *)rem_outb, (void *)rem_check_stringb},
+        {(void *)rem_outw, (void *)rem_check_stringw}, {(void *)rem_outl, (void *)rem_check_stringl},
+    };
+
+    for (size_t i = 0; is_restricted(env) && i < sizeof checks / sizeof checks[0]; i++) {
+        if (checks[i].port == port_helper) {
+            return checks[i].check;
+        }
+    }
+    return NULL;
+}
+
+/* ---- CR8, time-stamp counter, MSRs, CPUID ------------------------------------------------------------- */
 
 enum { MSR_TSC = 0x10, MSR_TSC_ADJUST = 0x3b };
+
+static uint64_t rem_read_crN(void *env, int number)
+{
+    return number == 8 ? FIELD(uint8_t, env, ENV_V_TPR) & 15 : lib.helper_read_crN(env, number);
+}
 
 static void set_edx_eax(void *env, uint64_t value)
 {
@@ -232,7 +273,7 @@ static void rem_cpuid(void *env)
     REG(R_DX) = found->value[3];
 }
 
-const struct Replacement replacements[] = {
+const Replacement replacements[] = {
     {"helper_syscall", (void *)rem_syscall},
     {"helper_sysenter", (void *)rem_sysenter},
     {"helper_raise_interrupt", (void *)rem_raise_interrupt},
@@ -243,6 +284,7 @@ const struct Replacement replacements[] = {
     {"helper_outb", (void *)rem_outb},
     {"helper_outw", (void *)rem_outw},
     {"helper_outl", (void *)rem_outl},
+    {"helper_read_crN", (void *)rem_read_crN},
     {"helper_rdtsc", (void *)rem_rdtsc},
     {"helper_rdtscp", (void *)rem_rdtscp},
     {"helper_rdmsr", (void *)rem_rdmsr},

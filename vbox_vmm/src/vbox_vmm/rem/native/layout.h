@@ -38,6 +38,7 @@ enum {
     CPU_STOP = 17,
     CPU_STOPPED = 18,
     CPU_EXIT_REQUEST = 21,
+    CPU_CFLAGS_NEXT = 24,
     CPU_INTERRUPT_REQUEST = 28,
     CPU_ENV_PTR = 296,
     CPU_ICOUNT_DECR_PTR = 304,
@@ -189,6 +190,9 @@ enum {
     OP_MAX_ARGS = 11,
     OPCODE_SET_LABEL = 1,
     OPCODE_LD_I32 = 13,
+    OPCODE_INSN_START = 129,
+    OPCODE_QEMU_LD_I32 = 133,
+    OPCODE_QEMU_ST_I64 = 136,
     TCG_I32 = 0,
     CONDITION_NE = 9,
     EXIT_REQUESTED = 3
@@ -232,6 +236,7 @@ enum {
     EXCP_YIELD = 0x10004,
     EXCP_ATOMIC = 0x10005
 };
+enum { DR6_BD = 1 << 13, DR7_GD = 1 << 13 };
 enum { CC_OP_EFLAGS = 1 };
 
 #endif

@@ -39,6 +39,65 @@ static void emit_attention_check(Machine *m, void *tcg)
     lib.tcg_temp_free_internal(tcg, word);
 }
 
+/* The newest op is a call and carries the function's address among its arguments. */
+static void redirect_last_call(void *tcg, void *from, void *to)
+{
+    char *op = FIELD(char *, tcg, TCG_OPS_TAIL) - OP_LINK;
+
+    for (int i = 0; i < OP_MAX_ARGS; i++) {
+        void **argument = &FIELD(void *, op, OP_ARGS + i * 8);
+        if (*argument == from) {
+            *argument = to;
+            break;
+        }
+    }
+}
+
+/* An op's link, as in any of QEMU's tail queues: the next op, and the previous op's link. */
+typedef struct OpLink {
+    char *next;
+    struct OpLink *previous;
+} OpLink;
+
+static uint8_t opcode_of(OpLink *link)
+{
+    return FIELD(uint8_t, (char *)link - OP_LINK, 0);
+}
+
+static OpLink *instruction_start(void *tcg)
+{
+    OpLink *link = FIELD(OpLink *, tcg, TCG_OPS_TAIL);
+
+    while (opcode_of(link) != OPCODE_INSN_START) {
+        link = link->previous;
+    }
+    return link;
+}
+
+static bool instruction_accesses_memory(void *tcg)
+{
+    for (OpLink *link = FIELD(OpLink *, tcg, TCG_OPS_TAIL); opcode_of(link) != OPCODE_INSN_START;
+         link = link->previous) {
+        if (opcode_of(link) >= OPCODE_QEMU_LD_I32 && opcode_of(link) <= OPCODE_QEMU_ST_I64) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void move_last_op_to_start(void *tcg)
+{
+    OpLink *start = instruction_start(tcg), *op = FIELD(OpLink *, tcg, TCG_OPS_TAIL);
+    OpLink *second = (OpLink *)(start->next + OP_LINK);
+
+    op->previous->next = NULL;
+    FIELD(OpLink *, tcg, TCG_OPS_TAIL) = op->previous;
+    op->next = (char *)second - OP_LINK;
+    op->previous = start;
+    second->previous = op;
+    start->next = (char *)op - OP_LINK;
+}
+
 static void rem_callN(void *tcg, void *function, void *result, int count, void **arguments)
 {
     Machine *m = machine_of(FIELD(void *, tcg, TCG_UC));
@@ -55,14 +114,14 @@ static void rem_callN(void *tcg, void *function, void *result, int count, void *
     orig_callN(tcg, function, result, count, arguments);
     ours = replacement_of(function);
     if (ours != NULL) {
-        /* The call is the newest op and carries the function's address among its arguments. */
-        char *op = FIELD(char *, tcg, TCG_OPS_TAIL) - OP_LINK;
-        for (int i = 0; i < OP_MAX_ARGS; i++) {
-            void **argument = &FIELD(void *, op, OP_ARGS + i * 8);
-            if (*argument == function) {
-                *argument = ours;
-                break;
-            }
+        redirect_last_call(tcg, function, ours);
+        ours = string_io_check(m->env, ours);
+        if (unlikely(ours != NULL) && instruction_accesses_memory(tcg)) {
+            /* Unicorn stores to INS's destination, and loads OUTS's source, before it asks for the port. */
+            void *env[] = {(char *)tcg + FIELD(uintptr_t, tcg, TCG_CPU_ENV)};
+            orig_callN(tcg, lib.helper_cli, NULL, 1, env);
+            redirect_last_call(tcg, lib.helper_cli, ours);
+            move_last_op_to_start(tcg);
         }
     }
 }
@@ -113,7 +172,8 @@ static const struct {
     INTERNAL(helper_cc_compute_all),
     INTERNAL(raise_exception_err_ra),
     INTERNAL(cpu_lduw_mmuidx_ra),
-    INTERNAL(cpu_watchpoint_address_matches),
+    INTERNAL(cpu_ldub_mmuidx_ra),
+    INTERNAL(cpu_loop_exit_restore),
     INTERNAL(tlb_flush),
     INTERNAL(tb_flush),
     INTERNAL(tb_invalidate_phys_range),
@@ -127,6 +187,10 @@ static const struct {
     INTERNAL(helper_wrmsr),
     INTERNAL(helper_raise_interrupt),
     INTERNAL(helper_into),
+    INTERNAL(helper_read_crN),
+    INTERNAL(helper_get_dr),
+    INTERNAL(helper_set_dr),
+    INTERNAL(helper_cli),
     INTERNAL(helper_check_exit_request),
 };
 
@@ -251,6 +315,18 @@ static int reroute(const Image *image, const Reroute *list, bool tables)
     return 0;
 }
 
+static int replace(const Replacement *list)
+{
+    for (; list->name != NULL; list++, replaced_count++) {
+        replaced[replaced_count].original = find_internal(list->name);
+        replaced[replaced_count].ours = list->function;
+        if (replaced[replaced_count].original == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 int library_load(const char *path)
 {
     Image image;
@@ -276,16 +352,12 @@ int library_load(const char *path)
                      version >> 16 & 0xff, version >> 8 & 0xff);
         goto failed;
     }
-    for (const struct Replacement *r = replacements; r->name != NULL; r++) {
-        replaced[replaced_count].original = find_internal(r->name);
-        replaced[replaced_count].ours = r->function;
-        if (replaced[replaced_count++].original == NULL) {
-            goto failed;
-        }
+    if (replace(replacements) < 0 || replace(debug_replacements) < 0) {
+        goto failed;
     }
     if (image_read(&image) < 0 || reroute(&image, library_reroutes, false) < 0 ||
         reroute(&image, memory_reroutes, false) < 0 || reroute(&image, exits_reroutes, false) < 0 ||
-        reroute(&image, cpu_reroutes, false) < 0 ||
+        reroute(&image, cpu_reroutes, false) < 0 || reroute(&image, debug_reroutes, false) < 0 ||
         reroute(&image, slow_path_reroutes, true) < 0) {
         goto failed;
     }

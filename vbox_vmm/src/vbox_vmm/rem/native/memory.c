@@ -479,7 +479,7 @@ static void rem_set_page(void *cpu, uint64_t address, uint64_t physical, uint32_
     }
     FIELD(IoTlbEntry *, desc, DESC_IOTLB)[index].attributes = attributes;
     fill_entry(m, e, FIELD(IoTlbEntry *, desc, DESC_IOTLB) + index, page, physical, rights);
-    watched = lib.cpu_watchpoint_address_matches(cpu, page, PAGE_SIZE);
+    watched = watch_page(m, page);
     if (unlikely(watched)) {
         if (watched & 1 && e->read != -1ull) {
             e->read |= TLB_WATCHPOINT;

@@ -5,6 +5,7 @@
  *   exits.c    port and MMIO tables, and the way from an access to a Python handler
  *   cpu.c      running, interrupts, exceptions, kicks and the deadline, the time-stamp counter
  *   helpers.c  instructions that Unicorn leaves out or gets wrong: SYSCALL, SYSENTER, IN, OUT, RDMSR, CPUID
+ *   debug.c    DR0 to DR7: code and data breakpoints, general detect, ICEBP
  *   state.c    the CPU state out and in
  *   module.c   the Python type
  *
@@ -88,6 +89,12 @@ typedef struct Machine {
     int delivering;         /* the vector on its way through the IDT, or -1 */
     uint64_t interrupt_eip; /* where the INT n stands that is being delivered */
     void *exit_label;
+
+    bool watching;          /* DR7 has data breakpoints: loads and stores look */
+    bool stepping;          /* the instruction at `step_at` runs alone, see debug.c */
+    uint64_t step_at;
+    uint32_t debug_hits;    /* DR6 bits of the instruction that has just run */
+
     uint64_t exits; /* statistics: handler calls */
 
     uint64_t tsc_ticks, tsc_host_ns, tsc_limit, tsc_last, tsc_offset;
@@ -128,7 +135,8 @@ typedef struct {
     uint64_t (*helper_cc_compute_all)(uint64_t, uint64_t, uint64_t, int);
     void (*raise_exception_err_ra)(void *, int, int, uintptr_t) __attribute__((noreturn));
     uint32_t (*cpu_lduw_mmuidx_ra)(void *, uint64_t, int, uintptr_t);
-    int (*cpu_watchpoint_address_matches)(void *, uint64_t, uint64_t);
+    uint32_t (*cpu_ldub_mmuidx_ra)(void *, uint64_t, int, uintptr_t);
+    void (*cpu_loop_exit_restore)(void *, uintptr_t) __attribute__((noreturn));
     void (*tlb_flush)(void *);
     void (*tb_flush)(void *);
     void (*tb_invalidate_phys_range)(void *, uint64_t, uint64_t);
@@ -142,6 +150,10 @@ typedef struct {
     void (*helper_wrmsr)(void *);
     void (*helper_raise_interrupt)(void *, int, int);
     void (*helper_into)(void *, int);
+    uint64_t (*helper_read_crN)(void *, int);
+    uint64_t (*helper_get_dr)(void *, int);
+    void (*helper_set_dr)(void *, int, uint64_t);
+    void *helper_cli; /* only for its signature */
     void *helper_check_exit_request;
 } Library;
 
@@ -167,7 +179,7 @@ static inline Machine *machine_of_env(void *env)
 int library_load(const char *path);       /* -1 with a Python exception */
 int engine_open(Machine *, uint32_t buffer); /* -1 with a Python exception */
 void engine_close(Machine *);
-void *replacement_of(void *helper); /* helpers.c's version of a helper, or NULL */
+void *replacement_of(void *helper); /* our version of a helper, or NULL */
 
 /* memory.c */
 Slot *slot_find(Machine *, uint64_t address);
@@ -200,7 +212,19 @@ bool rem_exec_interrupt(void *cpu, int request);
 void rem_on_exception(void *uc, uint32_t number, void *machine);
 
 /* helpers.c */
-extern const struct Replacement { const char *name; void *function; } replacements[];
+typedef struct {
+    const char *name;
+    void *function;
+} Replacement;
+extern const Replacement replacements[], debug_replacements[];
+void *string_io_check(void *env, void *port_helper); /* what must run before INS and OUTS, or NULL */
+
+/* debug.c */
+int watch_page(Machine *, uint64_t page);
+void watch_access(Machine *, uint64_t address, unsigned size, bool store, uintptr_t back);
+bool debug_attend(Machine *);
+int debug_vector(Machine *, int vector);
+void debug_reset(Machine *);
 
 /* state.c */
 PyObject *state_get(Machine *);
@@ -213,6 +237,6 @@ typedef struct {
     void **original;
 } Reroute;
 extern const Reroute library_reroutes[], memory_reroutes[], exits_reroutes[], slow_path_reroutes[],
-    cpu_reroutes[];
+    cpu_reroutes[], debug_reroutes[];
 
 #endif

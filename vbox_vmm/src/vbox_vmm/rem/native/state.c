@@ -160,6 +160,8 @@ PyObject *state_get(Machine *m)
         put(d, "dr", numbers(&U64(ENV_DR), 8)) < 0 ||
         put(d, "fpu", PyBytes_FromStringAndSize((char *)image, 512)) < 0 || put(d, "msr", msrs_get(m)) < 0 ||
         put(d, "interrupt_shadow", PyBool_FromLong(U32(ENV_HFLAGS) & HF_INHIBIT_IRQ)) < 0 ||
+        put(d, "nmi_blocked", PyBool_FromLong(U32(ENV_HFLAGS2) & HF2_NMI)) < 0 ||
+        put(d, "nmi_pending", PyBool_FromLong(atomic_load(&m->nmi))) < 0 ||
         put(d, "halted", PyBool_FromLong(m->halted)) < 0) {
         Py_DECREF(d);
         return NULL;
@@ -279,6 +281,10 @@ int state_set(Machine *m, PyObject *d)
     if (item(d, "interrupt_shadow")) {
         U32(ENV_HFLAGS) |= HF_INHIBIT_IRQ;
     }
+    if (item(d, "nmi_blocked")) {
+        U32(ENV_HFLAGS2) |= HF2_NMI;
+    }
+    atomic_store(&m->nmi, item(d, "nmi_pending") != 0);
     m->halted = item(d, "halted") != 0;
     fpu_set(m, (const uint8_t *)PyBytes_AsString(fpu));
     memcpy(&U64(ENV_DR), dr, sizeof dr);

@@ -1,0 +1,202 @@
+"""EM: the execution manager.  It decides what the vCPU does next: run guest code in an engine,
+sleep in HLT, serve forced actions, or give up.
+
+Facts: vmm.md section 2.  A forced action is a request that the guest be left at the next boundary:
+whoever sets one kicks the engine; the loop below serves them, the most urgent first, before it
+enters the guest again.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from vbox_pdm.engine import Engine, ExitReason
+from vbox_pdm.helpers import ResetSource
+from vbox_vmm.lock import Doorbell
+from vbox_vmm.tm import TimeManager
+
+if TYPE_CHECKING:
+    from vbox_vmm.vm import Vm
+
+log = logging.getLogger("vbox.EM")
+
+
+class EmState(enum.Enum):
+    """What the vCPU does (the names of VirtualBox's EMSTATE)."""
+
+    NONE = "NONE"
+    RUNNING = "REM"  # in the engine
+    HALTED = "HALTED"
+    SUSPENDED = "SUSPENDED"
+    TERMINATING = "TERMINATING"
+    GURU_MEDITATION = "GURU_MEDITATION"
+
+
+class ForcedAction(enum.IntEnum):
+    """Lower is more urgent, as VirtualBox's VINF_EM_* statuses are ordered."""
+
+    POWER_OFF = 0
+    FATAL_ERROR = 1
+    SUSPEND = 2
+    RESET = 3
+    SOFT_RESET = 4
+
+
+class Em:
+    """The vCPU's loop.  All methods but `wake` are for the EMT."""
+
+    def __init__(self, vm: Vm, tm: TimeManager, engine: Engine | None) -> None:
+        self._vm = vm
+        self._tm = tm
+        self.engine = engine
+        self.state = EmState.NONE
+        self.forced: dict[ForcedAction, object] = {}
+        self.exits: Counter[str] = Counter()
+        """How often the guest was left, by reason."""
+        self._tsc_version = 0
+        self._woken = Doorbell()
+        self._intr = False
+        tm.on_deadline_change = self._deadline_changed
+
+    def wake(self) -> None:
+        """Any thread: leave the guest, or HLT, soon."""
+        self._woken.ring()
+        if self.engine is not None:
+            self.engine.kick()
+
+    def force(self, action: ForcedAction, detail: object = None) -> None:
+        """Ask for an action at the next boundary; the first detail stays."""
+        self.forced.setdefault(action, detail)
+        self.wake()
+
+    def interrupt(self, level: bool) -> None:
+        """The controller's INTR."""
+        self._intr = level
+        if self.engine is not None:
+            self.engine.interrupt(level)
+        if level:
+            self._woken.ring()
+
+    def nmi(self) -> None:
+        """One NMI edge."""
+        if self.engine is not None:
+            self.engine.nmi()
+        self._woken.ring()
+
+    def execute(self) -> None:
+        """Run the guest until the VM is no longer running."""
+        engine, tm, vm = self.engine, self._tm, self._vm
+        if engine is None:
+            raise RuntimeError("a VM without an engine cannot execute")
+        lock, requests = vm.lock, vm.requests
+        asleep = False
+        while vm.running:
+            if self.forced:
+                self._serve_forced_action()
+                continue
+            if requests:
+                vm.serve_requests()
+                continue
+            if lock.wanted:
+                lock.let_others_in()
+                continue
+            tm.run_due()
+            if tm.tsc_version != self._tsc_version:
+                self._tell_tsc(engine)
+            vm.flush_tables()
+            engine.set_deadline(tm.next_deadline_host_ns())
+            self.state = EmState.RUNNING
+            self._woken.clear()
+            if self.forced or requests or lock.wanted:
+                continue
+            reason = engine.run()
+            self.exits[reason.value] += 1
+            if reason is ExitReason.HALTED:
+                # INTR may have risen in the shadow of an STI before the HLT: the engine takes it at
+                # once when it may.  Still halted after that look: IF is clear, only an event helps.
+                if asleep or not self._intr:
+                    self._halt()
+                    asleep = False
+                else:
+                    asleep = True
+                continue
+            asleep = False
+            if reason is ExitReason.KICKED:
+                continue
+            if reason is ExitReason.TRIPLE_FAULT:
+                self._triple_fault()
+            else:
+                vm.guru_meditation(-2301, "VERR_REM_VIRTUAL_CPU_ERROR", engine.failure)
+        self.state = EmState.SUSPENDED
+
+    def _halt(self) -> None:
+        """Sleep until something may end HLT: an interrupt, an NMI, a timer, a request."""
+        self.state = EmState.HALTED
+        tm, vm, woken = self._tm, self._vm, self._woken
+        if self.engine is not None:
+            self.engine.set_deadline(0)
+        while not woken.rung:
+            until = tm.halted_until_next()
+            delay = None
+            if until:
+                delay = (until - time.monotonic_ns()) / 1e9
+                if delay <= 0:
+                    tm.run_due()
+                    if vm.lock.wanted:
+                        vm.lock.let_others_in()
+                    continue
+            vm.lock.release()
+            try:
+                rang = woken.wait(delay)
+            finally:
+                vm.lock.acquire()
+            if rang:
+                return
+            tm.run_due()
+
+    def _tell_tsc(self, engine: Engine) -> None:
+        self._tsc_version = self._tm.tsc_version
+        line = self._tm.tsc_mapping()
+        engine.set_tsc(line.ticks, line.host_ns, line.hz, line.limit)
+
+    def _deadline_changed(self, host_ns: int) -> None:
+        # A handler armed a timer while the guest runs: TSC's line and the deadline follow at once.
+        if self.engine is not None:
+            if self._tm.tsc_version != self._tsc_version:
+                self._tell_tsc(self.engine)
+            self.engine.set_deadline(host_ns)
+
+    def _triple_fault(self) -> None:
+        if self._vm.triple_fault_reset:
+            log.info("EM: triple fault: reset")
+            self.forced.setdefault(ForcedAction.RESET, ResetSource.TRIPLE_FAULT)
+        else:
+            self._vm.guru_meditation(1155, "VINF_EM_TRIPLE_FAULT", "The guest caused a triple fault")
+
+    def _serve_forced_action(self) -> None:
+        action = min(self.forced)
+        detail = self.forced.pop(action)
+        vm = self._vm
+        if action is ForcedAction.POWER_OFF:
+            vm.do_power_off()
+        elif action is ForcedAction.FATAL_ERROR:
+            vm.do_fatal_error()
+        elif action is ForcedAction.SUSPEND:
+            vm.do_suspend()
+        else:
+            self.forced.pop(ForcedAction.SOFT_RESET, None)
+            vm.do_reset(detail, soft=action is ForcedAction.SOFT_RESET)
+
+    def reset(self) -> None:
+        """After a reset of the VM: the next run starts afresh."""
+        self._tsc_version = 0
+        self._woken.ring()
+
+    def info_exits(self) -> str:
+        """The text of `info exits`."""
+        lines = [f"{reason:<14} {count:>12}" for reason, count in sorted(self.exits.items())]
+        return "\n".join([f"State: {self.state.value}", *lines, ""])

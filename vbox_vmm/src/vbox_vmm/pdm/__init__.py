@@ -1,0 +1,1 @@
+"""PDM: the pluggable device manager.  Instances, chains, life cycle, helpers, roles."""

@@ -1,0 +1,284 @@
+"""The VM as a whole: states, reset, guru meditation, failing plugins, requests from other threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vbox_pdm.catalogue import Catalogue
+from vbox_pdm.engine import CpuState, Segment
+from vbox_pdm.errors import PdmError
+from vbox_vmm.machine import add_device, default_machine, parse_spec
+from vbox_vmm.vm import Vm
+from vbox_vmm.vmstate import VmState
+
+PROBE = '''
+"""A device whose accesses go wrong in various ways."""
+import threading
+from vbox_pdm import Clock, Device, DeviceType, Ports, ResetSource, RuntimeErrorFlags, hookimpl
+
+contract = "1.0"
+events = []
+release = threading.Event()
+
+class Probe(Device):
+    def pdm_construct(self):
+        self.helpers.map_ports(0x500, Ports("probe", 8, self.read, self.write))
+        self.queue = self.helpers.queue("outside", lambda item: events.append(item))
+    def read(self, offset, size):
+        raise ValueError("a handler that raises")
+    def write(self, offset, size, value):
+        events.append((offset, value))
+        if offset == 1:
+            self.helpers.reset_vm(ResetSource.PCI)
+        elif offset == 2:
+            self.helpers.power_off_vm(value)
+        elif offset == 3:
+            self.helpers.set_runtime_error(RuntimeErrorFlags.SUSPEND, "ProbeAsks", "the guest asked")
+        elif offset == 4:
+            self.helpers.set_runtime_error(RuntimeErrorFlags.FATAL, "ProbeDies", "the guest asked")
+    def pdm_reset(self):
+        events.append("reset")
+    def pdm_destruct(self):
+        events.append("destruct")
+
+class Stillborn(Device):
+    def pdm_construct(self):
+        raise OSError("no such thing")
+    def pdm_destruct(self):
+        events.append("stillborn destructed")
+
+@hookimpl
+def vbox_register_devices(register):
+    register(DeviceType("probe", Probe))
+    register(DeviceType("stillborn", Stillborn))
+'''
+LOOP = bytes.fromhex("ebfe")  # jmp $
+SLEEP = bytes.fromhex("fbf4ebfd")  # sti; hlt; jmp to the hlt
+TRIPLE = bytes.fromhex("0f011d00000000 cc".replace(" ", ""))  # lidt [0]; int3
+
+
+def flat32(code: bytes) -> object:
+    """Boots into `code` at 1 MiB, in flat 32-bit protected mode without paging."""
+
+    def boot(vm: Vm) -> CpuState:
+        vm.pgm.write(0x100000, code)
+        data = Segment(16, 0, 0xFFFFFFFF, 0xCF9300)
+        return CpuState(
+            rip=0x100000, cr0=0x11, cs=Segment(8, 0, 0xFFFFFFFF, 0xCF9B00),
+            ds=data, es=data, ss=data, fs=data, gs=data,
+        )  # fmt: skip
+
+    return boot
+
+
+def out(port: int, value: int) -> bytes:
+    """mov dx, port; mov al, value; out dx, al; jmp to what follows (the end of a block)"""
+    return bytes([0x66, 0xBA, port & 0xFF, port >> 8, 0xB0, value, 0xEE, 0xEB, 0])
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    path = tmp_path / "probe.py"
+    path.write_text(PROBE)
+    found = Catalogue()
+    found.add_file(path)
+    return found
+
+
+@pytest.fixture
+def events(catalogue: Catalogue) -> list[object]:
+    module = next(plugin.module for plugin in catalogue.plugins if plugin.name == "probe")
+    found: list[object] = module.events  # type: ignore[union-attr]
+    return found
+
+
+@pytest.fixture
+def vms() -> Iterator[list[Vm]]:
+    made: list[Vm] = []
+    yield made
+    for vm in made:
+        vm.destroy()
+
+
+def start(vms: list[Vm], catalogue: Catalogue, code: bytes, **settings: int) -> Vm:
+    machine = default_machine(16 << 20)
+    for name, value in settings.items():
+        machine.ensure_node("CPUM").insert(name, value)
+    add_device(machine, parse_spec("probe"))
+    vm = Vm(machine, catalogue, boot=flat32(code))  # type: ignore[arg-type]
+    vms.append(vm)
+    vm.power_on()
+    return vm
+
+
+def test_vm_suspended_and_resumed_passes_the_states_and_stops_time(
+    vms: list[Vm], catalogue: Catalogue
+) -> None:
+    vm = start(vms, catalogue, LOOP)
+    seen: list[VmState] = []
+    vm.states.at_state(lambda new, old: seen.append(new))
+
+    vm.suspend()
+    first, second = vm.info("clocks"), vm.info("clocks")
+    vm.resume()
+
+    assert seen == [VmState.SUSPENDING, VmState.SUSPENDED, VmState.RESUMING, VmState.RUNNING]
+    assert [line for line in first.splitlines() if "Virt" in line] == [
+        line for line in second.splitlines() if "Virt" in line
+    ]
+
+
+def test_vm_illegal_change_is_refused_and_changes_nothing(vms: list[Vm], catalogue: Catalogue) -> None:
+    vm = start(vms, catalogue, LOOP)
+
+    with pytest.raises(PdmError) as caught:
+        vm.resume()
+
+    assert caught.value.status == "VERR_VM_INVALID_VM_STATE"
+    assert vm.state is VmState.RUNNING
+
+
+def test_vm_reset_by_a_device_resets_devices_and_boots_again(
+    vms: list[Vm], catalogue: Catalogue, events: list[object]
+) -> None:
+    # cmos byte 0x40 survives: the second time round the guest powers off
+    code = (
+        out(0x70, 0x40) + bytes.fromhex("e471") + bytes.fromhex("3c77") + bytes.fromhex("741b")
+        + out(0x70, 0x40) + out(0x71, 0x77) + out(0x501, 1) + out(0x502, 42) + LOOP
+    )  # fmt: skip
+
+    vm = start(vms, catalogue, code)
+    state = vm.wait_for(VmState.OFF, timeout=20)
+
+    assert state is VmState.OFF
+    assert vm.exit_code == 42
+    assert "reset" in events
+
+
+def test_vm_triple_fault_is_a_guru_meditation_with_a_report(vms: list[Vm], catalogue: Catalogue) -> None:
+    vm = start(vms, catalogue, TRIPLE)
+
+    state = vm.wait_for(VmState.GURU_MEDITATION, timeout=20)
+
+    assert state is VmState.GURU_MEDITATION
+    assert vm.guru is not None
+    assert vm.guru.status == "VINF_EM_TRIPLE_FAULT"
+    assert "Guru Meditation 1155 (VINF_EM_TRIPLE_FAULT)" in vm.guru.report
+    assert "{cpumguest}" in vm.guru.report
+    vm.power_off()
+    assert vm.state is VmState.OFF
+
+
+def test_vm_triple_fault_resets_when_configured(
+    vms: list[Vm], catalogue: Catalogue, events: list[object]
+) -> None:
+    code = (
+        out(0x70, 0x40) + bytes.fromhex("e4713c777420") + out(0x70, 0x40) + out(0x71, 0x77)
+        + TRIPLE.ljust(14, b"\x90") + out(0x502, 7) + LOOP
+    )  # fmt: skip
+    vm = start(vms, catalogue, code, TripleFaultReset=1)
+
+    vm.wait_for(VmState.OFF, timeout=20)
+
+    assert events.count("reset") >= 1
+
+
+def test_vm_runtime_error_of_a_device_suspends_and_resumes(vms: list[Vm], catalogue: Catalogue) -> None:
+    vm = start(vms, catalogue, out(0x503, 0) + out(0x502, 9) + LOOP)
+
+    vm.wait_for(VmState.SUSPENDED, timeout=20)
+    suspended = vm.state
+    vm.resume()
+    vm.wait_for(VmState.OFF, timeout=20)
+
+    assert suspended is VmState.SUSPENDED
+    assert vm.runtime_errors[0].error_id == "ProbeAsks"
+    assert vm.exit_code == 9
+
+
+def test_vm_fatal_runtime_error_allows_only_power_off(vms: list[Vm], catalogue: Catalogue) -> None:
+    vm = start(vms, catalogue, out(0x504, 0) + LOOP)
+
+    vm.wait_for(VmState.FATAL_ERROR, timeout=20)
+
+    assert vm.state is VmState.FATAL_ERROR
+    with pytest.raises(PdmError):
+        vm.resume()
+    vm.power_off()
+    assert vm.state is VmState.OFF
+
+
+def test_vm_handler_that_raises_reads_ones_and_then_suspends_by_name(
+    vms: list[Vm], catalogue: Catalogue, caplog: pytest.LogCaptureFixture
+) -> None:
+    # mov dx, 0x500; in al, dx; jmp to the in
+    vm = start(vms, catalogue, bytes.fromhex("66ba0005") + bytes.fromhex("ecebfd"))
+
+    vm.wait_for(VmState.SUSPENDED, timeout=20)
+    state = vm.call(lambda: vm.em.engine.get_state())  # type: ignore[union-attr]
+
+    assert vm.state is VmState.SUSPENDED
+    assert state.gpr[0] & 0xFF == 0xFF
+    assert "probe#0" in vm.runtime_errors[0].text
+    assert caplog.text.count("a handler that raises") < 5
+
+
+def test_vm_failed_construct_destructs_all_and_names_the_device(
+    catalogue: Catalogue, events: list[object]
+) -> None:
+    machine = default_machine(16 << 20)
+    add_device(machine, parse_spec("probe"))
+    add_device(machine, parse_spec("stillborn"))
+
+    with pytest.raises(PdmError) as caught:
+        Vm(machine, catalogue)
+
+    assert "Failed to construct device 'stillborn' instance #0" in str(caught.value)
+    assert "stillborn destructed" in events
+    assert events.count("destruct") == 1
+
+
+def test_vm_sleeping_guest_serves_other_threads(vms: list[Vm], catalogue: Catalogue) -> None:
+    vm = start(vms, catalogue, SLEEP)
+    results: list[bool] = []
+
+    def outsider() -> None:
+        for _ in range(50):
+            with vm.lock:
+                results.append(vm.lock.mine)
+            vm.call(vm.assert_emt)
+
+    threads = [threading.Thread(target=outsider) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert results == [True] * 150
+    assert vm.state is VmState.RUNNING
+
+
+def test_vm_request_that_raises_reaches_its_caller_and_not_the_loop(
+    vms: list[Vm], catalogue: Catalogue
+) -> None:
+    vm = start(vms, catalogue, LOOP)
+
+    with pytest.raises(ZeroDivisionError):
+        vm.call(lambda: 1 // 0)
+
+    assert vm.state is VmState.RUNNING
+
+
+def test_vm_destroyed_refuses_further_requests(vms: list[Vm], catalogue: Catalogue) -> None:
+    vm = start(vms, catalogue, LOOP)
+
+    vm.destroy()
+    vm.destroy()
+
+    assert vm.state is VmState.TERMINATED
+    with pytest.raises(PdmError):
+        vm.power_on()
