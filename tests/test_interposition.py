@@ -7,6 +7,7 @@ from pathlib import Path
 
 import guests
 from machines import VBOX, run
+
 from vbox_pdm.catalogue import Catalogue
 from vbox_vmm.machine import default_machine
 from vbox_vmm.vm import Vm

@@ -8,6 +8,7 @@ import threading
 import time
 
 import guests
+
 from vbox_pdm import hookimpl
 from vbox_pdm.catalogue import Catalogue
 from vbox_vmm.boot import Boot

@@ -58,9 +58,7 @@ def test_plugin_imports_only_the_contract_and_libraries(plugin: Path) -> None:
 
 
 def test_kernel_imports_no_plugin() -> None:
-    offenders = [
-        (path.name, module) for path, module in imports(KERNEL) if module.startswith("vbox_plugin")
-    ]
+    offenders = [(path.name, module) for path, module in imports(KERNEL) if module.startswith("vbox_plugin")]
 
     assert offenders == []
 

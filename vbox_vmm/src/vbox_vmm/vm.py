@@ -432,7 +432,8 @@ class Vm:
     def _info(self, name: str, arguments: str) -> str:
         items = self.info_items()
         if name not in items:
-            raise PdmError("VERR_NOT_FOUND", f"No info item is named '{name}'", f"There are {', '.join(items)}")
+            listed = ", ".join(items)
+            raise PdmError("VERR_NOT_FOUND", f"No info item is named '{name}'", f"There are {listed}")
         return items[name](arguments)
 
     def _info_cpu(self) -> str:
@@ -504,8 +505,10 @@ def describe_cpu(state: CpuState) -> str:
             f"{name:<4} {part.selector:04x} base={part.base:016x} "
             f"limit={part.limit:08x} attributes={part.attributes:08x}"
         )
-    lines.append(f"gdtr={state.gdtr[0]:016x}:{state.gdtr[1]:04x} idtr={state.idtr[0]:016x}:{state.idtr[1]:04x}")
+    for name, (base, limit) in (("gdtr", state.gdtr), ("idtr", state.idtr)):
+        lines.append(f"{name} base={base:016x} limit={limit:04x}")
     lines.append(
-        f"cr0={state.cr0:08x} cr2={state.cr2:016x} cr3={state.cr3:016x} cr4={state.cr4:08x} efer={state.efer:08x}"
+        f"cr0={state.cr0:08x} cr2={state.cr2:016x} cr3={state.cr3:016x} "
+        f"cr4={state.cr4:08x} efer={state.efer:08x}"
     )
     return "\n".join([*lines, ""])

@@ -4,13 +4,16 @@ surroundings without threads."""
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vbox_pdm import DeviceClass, DeviceType
 from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.engine import Exit
 from vbox_pdm.helpers import ResetSource, RuntimeErrorFlags
@@ -19,6 +22,8 @@ from vbox_vmm.iom import Iom
 from vbox_vmm.pdm.manager import Pdm, Taps
 from vbox_vmm.pgm import Pgm
 from vbox_vmm.tm import TimeManager
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 PAGE = 4096
 
@@ -206,3 +211,27 @@ def make_vm() -> Iterator[Callable[..., Surroundings]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def log() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def thing_vm(vm: Surroundings, log: list[str]) -> Surroundings:
+    from pdm_things import types
+
+    vm.register(*types(log))
+    return vm
+
+
+@pytest.fixture
+def pc(vm: Surroundings) -> Surroundings:
+    from pdm_things import Bridge, Everything
+
+    vm.register(
+        DeviceType("bridge", Bridge, device_class=DeviceClass.BUS_PCI),
+        DeviceType("nic", Everything, device_class=DeviceClass.NETWORK),
+    )
+    return vm

@@ -64,7 +64,7 @@ def test_port_conflict_names_both_owners_and_changes_nothing(vm: Any) -> None:
 def test_mmio_conflict_names_both_owners(vm: Any) -> None:
     one, two = instance("one"), instance("two")
     vm.iom.map(one, 0xFED00000, mmio(one, 0x400, "hpet"))
-    with pytest.raises(PdmError, match="two#0: regs .* overlaps one#0: hpet") as caught:
+    with pytest.raises(PdmError, match=r"two#0: regs .* overlaps one#0: hpet") as caught:
         vm.iom.map(two, 0xFED003FF, mmio(two, 1))
     assert caught.value.status == "VERR_IOM_MMIO_RANGE_CONFLICT"
 

@@ -22,7 +22,7 @@ class Board:
     """`fail(title, where, error)` hears of what devices raise in their roles."""
 
     def __init__(self, taps: BenchTaps, bus: Bus, fail: Callable[[str, str, BaseException], None]) -> None:
-        self.isa: Wires[int] = Wires(self._isa_changed)
+        self.isa: Wires[int] = Wires(self._isa_changed, self._isa_pulsed)
         self.intx: Wires[tuple[int, int]] = Wires(self._intx_changed)
         self.functions: dict[tuple[int, int], PciFunction] = {}
         self.nmi_masked = False
@@ -134,6 +134,12 @@ class Board:
         if not self._refused(f"ISA line {line}"):
             self._taps.isa_irq(line, level)
             self._ask("pic", f"set_irq({line}, {level})", lambda pic: pic.set_irq(line, level))
+
+    def _isa_pulsed(self, line: int) -> None:
+        if not self._refused(f"ISA line {line}"):
+            self._taps.isa_irq(line, True)
+            self._taps.isa_irq(line, False)
+            self._ask("pic", f"pulse_irq({line})", lambda pic: pic.pulse_irq(line))
 
     def _intx_changed(self, wire: tuple[int, int], level: bool) -> None:
         device, pin = wire

@@ -7,6 +7,7 @@ Reading BELL gives the byte back and lowers the line.
 from __future__ import annotations
 
 from attrs import frozen
+
 from vbox_pdm import Device, DeviceType, Ports, Reg8, RegisterMap, State, Width, hookimpl, key
 
 
