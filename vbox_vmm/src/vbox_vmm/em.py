@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("vbox.EM")
 
 
+_NEVER = 1 << 63  # a deadline later than anything
+
+
 class EmState(enum.Enum):
     """What the vCPU does (the names of VirtualBox's EMSTATE)."""
 
@@ -55,9 +58,11 @@ class Em:
         self.engine = engine
         self.state = EmState.NONE
         self.forced: dict[ForcedAction, object] = {}
-        self.exits: Counter[str] = Counter()
+        self.exits: Counter[ExitReason] = Counter()
         """How often the guest was left, by reason."""
         self._tsc_version = 0
+        self._deadline = 0  # the host time of the next timer: passed, so that the first look comes
+        self._told = 0  # what the engine was told of it
         self._woken = Doorbell()
         self._intr = False
         tm.on_deadline_change = self._deadline_changed
@@ -89,11 +94,11 @@ class Em:
 
     def execute(self) -> None:
         """Run the guest until the VM is no longer running."""
-        engine, tm, vm = self.engine, self._tm, self._vm
+        engine, vm = self.engine, self._vm
         if engine is None:
             raise RuntimeError("a VM without an engine cannot execute")
-        lock, requests = vm.lock, vm.requests
-        asleep = False
+        tm, lock, requests, now = self._tm, vm.lock, vm.requests, time.monotonic_ns
+        looked = False
         while vm.running:
             if self.forced:
                 self._serve_forced_action()
@@ -104,27 +109,31 @@ class Em:
             if lock.wanted:
                 lock.let_others_in()
                 continue
-            tm.run_due()
+            if now() >= self._deadline:
+                tm.run_due()
+                self._deadline = tm.next_deadline_host_ns() or _NEVER
+                self._told = -1  # the engine has forgotten it by now
             if tm.tsc_version != self._tsc_version:
                 self._tell_tsc(engine)
             vm.flush_tables()
-            engine.set_deadline(tm.next_deadline_host_ns())
+            if self._deadline != self._told:
+                self._tell_deadline(engine)
             self.state = EmState.RUNNING
             self._woken.clear()
             if self.forced or requests or lock.wanted:
                 continue
             reason = engine.run()
-            self.exits[reason.value] += 1
+            self.exits[reason] += 1
             if reason is ExitReason.HALTED:
                 # INTR may have risen in the shadow of an STI before the HLT: the engine takes it at
                 # once when it may.  Still halted after that look: IF is clear, only an event helps.
-                if asleep or not self._intr:
+                if looked or not self._intr:
                     self._halt()
-                    asleep = False
+                    looked = False
                 else:
-                    asleep = True
+                    looked = True
                 continue
-            asleep = False
+            looked = False
             if reason is ExitReason.KICKED:
                 continue
             if reason is ExitReason.TRIPLE_FAULT:
@@ -137,38 +146,40 @@ class Em:
         """Sleep until something may end HLT: an interrupt, an NMI, a timer, a request."""
         self.state = EmState.HALTED
         tm, vm, woken = self._tm, self._vm, self._woken
-        if self.engine is not None:
-            self.engine.set_deadline(0)
         while not woken.rung:
-            until = tm.halted_until_next()
+            if tm.warps:
+                self._deadline = tm.halted_until_next() or _NEVER
             delay = None
-            if until:
-                delay = (until - time.monotonic_ns()) / 1e9
-                if delay <= 0:
-                    tm.run_due()
-                    if vm.lock.wanted:
-                        vm.lock.let_others_in()
-                    continue
-            vm.lock.release()
-            try:
-                rang = woken.wait(delay)
-            finally:
-                vm.lock.acquire()
-            if rang:
-                return
+            if self._deadline != _NEVER:
+                delay = (self._deadline - time.monotonic_ns()) / 1e9
+            if delay is None or delay > 0:
+                vm.lock.release()
+                try:
+                    rang = woken.wait(delay)
+                finally:
+                    vm.lock.acquire()
+                if rang:
+                    return
+            elif vm.lock.wanted:
+                vm.lock.let_others_in()
             tm.run_due()
+            self._deadline = tm.next_deadline_host_ns() or _NEVER
 
     def _tell_tsc(self, engine: Engine) -> None:
         self._tsc_version = self._tm.tsc_version
-        line = self._tm.tsc_mapping()
-        engine.set_tsc(line.ticks, line.host_ns, line.hz, line.limit)
+        engine.set_tsc(*self._tm.tsc_mapping())
+
+    def _tell_deadline(self, engine: Engine) -> None:
+        self._told = self._deadline
+        engine.set_deadline(0 if self._deadline == _NEVER else self._deadline)
 
     def _deadline_changed(self, host_ns: int) -> None:
         # A handler armed a timer while the guest runs: TSC's line and the deadline follow at once.
+        self._deadline = host_ns
         if self.engine is not None:
             if self._tm.tsc_version != self._tsc_version:
                 self._tell_tsc(self.engine)
-            self.engine.set_deadline(host_ns)
+            self._tell_deadline(self.engine)
 
     def _triple_fault(self) -> None:
         if self._vm.triple_fault_reset:
@@ -193,10 +204,10 @@ class Em:
 
     def reset(self) -> None:
         """After a reset of the VM: the next run starts afresh."""
-        self._tsc_version = 0
+        self._tsc_version = self._deadline = 0
         self._woken.ring()
 
     def info_exits(self) -> str:
         """The text of `info exits`."""
-        lines = [f"{reason:<14} {count:>12}" for reason, count in sorted(self.exits.items())]
+        lines = [f"{reason.value:<14} {count:>12}" for reason, count in self.exits.items()]
         return "\n".join([f"State: {self.state.value}", *lines, ""])

@@ -285,13 +285,18 @@ class TimeManager:
         self._announced = self._deadline()
         return self._announced if self._announced != FAR else NEVER
 
+    @property
+    def warps(self) -> bool:
+        """Whether virtual time jumps while the vCPU is halted."""
+        return self.config.mode is Mode.WARP and self._ticking
+
     def halted_until_next(self) -> int:
         """The vCPU is halted: until which host time may EM sleep?  NEVER (0): until something happens.
 
         In warp mode virtual time jumps to the next timer on a virtual clock instead, and the answer is
         the present.
         """
-        if self.config.mode is Mode.WARP and self._ticking:
+        if self.warps:
             target = min(self._virtual_queue.first(), self._virtual_of_sync(self._limit))
             if target != FAR:
                 skip = target - self.now(_VIRTUAL)

@@ -6,7 +6,7 @@ import struct
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rem_guest import CODE, HLT, Guest
+from rem_guest import CODE, HLT, Device, Guest
 
 from vbox_pdm.engine import CpuState, Segment
 
@@ -60,6 +60,8 @@ def test_state_set_is_the_state_got(guest: Guest, data: st.DataObject) -> None:
         fpu=bytes(fpu),
         interrupt_shadow=draw(st.booleans()),
         halted=draw(st.booleans()),
+        nmi_blocked=draw(st.booleans()),
+        nmi_pending=draw(st.booleans()),
         **{name: draw(segment) for name in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")},
     )
     state.dr[:4] = draw(st.lists(U64, min_size=4, max_size=4))
@@ -72,6 +74,35 @@ def test_state_set_is_the_state_got(guest: Guest, data: st.DataObject) -> None:
     assert {number: got.msr[number] for number in state.msr} == state.msr
     got.msr = state.msr
     assert got == state
+
+
+def test_cr8_reads_what_was_written(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("b805000000 440f22c0 440f20c3 f4"))  # mov eax, 5 / mov cr8, rax / mov rbx, cr8
+
+    state = guest.halt()
+
+    assert (state.gpr[3], state.cr8) == (5, 5)
+
+
+def test_state_refused_in_a_handler(guest: Guest) -> None:
+    calls = (
+        guest.rem.get_state,
+        guest.rem.reset,
+        guest.rem.init,
+        guest.rem.close,
+        lambda: guest.rem.set_state(CpuState()),
+    )
+
+    class Asks(Device):
+        def write(self, offset: int, size: int, value: int) -> None:
+            calls[value]()
+
+    guest.rem.set_ports([Asks().row(0x80, 1)])
+    for number in range(len(calls)):
+        guest.long_mode(bytes.fromhex("e680 f4"), rax=number)
+        guest.halt()
+
+    assert [type(failure[4]) for failure in guest.host.failures] == [RuntimeError] * len(calls)
 
 
 def test_state_taken_in_a_loop_continues_in_another_engine(guest: Guest) -> None:

@@ -224,20 +224,57 @@ def test_interrupt_raised_by_a_port_handler_comes_soon(guest: Guest) -> None:
     assert guest.fault().vector == 0x30
 
 
-def test_nmi_is_blocked_until_iret(guest: Guest) -> None:
+def nmi_guest(guest: Guest) -> None:
     guest.long_mode(bytes.fromhex("f4 f4"))
     guest.gate(2, SYSCALL)
     guest.ram.write(SYSCALL, bytes.fromhex("ffc3 f4 48cf"))  # inc ebx / hlt / iretq
+
+
+def test_nmi_is_blocked_until_iret(guest: Guest) -> None:
+    nmi_guest(guest)
     guest.rem.nmi()
     assert guest.halt().gpr[3] == 1
 
     guest.rem.nmi()  # within the handler: waits
-    assert guest.halt().gpr[3] == 1
-    state = guest.rem.get_state()
-    state.halted = False
-    frame_rip = guest.ram.u64(state.gpr[4])
+    state = guest.halt()
+    assert (state.gpr[3], state.nmi_blocked, state.nmi_pending) == (1, True, True)
+    assert guest.ram.u64(state.gpr[4]) == CODE
+    state.halted = False  # on to IRET: now it comes
+    guest.rem.set_state(state)
 
-    assert frame_rip == CODE
+    state = guest.halt()
+    assert (state.gpr[3], state.nmi_blocked, state.nmi_pending) == (2, True, False)
+
+
+def test_nmi_state_moves_to_another_engine(guest: Guest) -> None:
+    nmi_guest(guest)
+    guest.rem.nmi()
+    guest.halt()
+    guest.rem.nmi()
+    other = Guest()
+    try:
+        other.ram.write(0, guest.ram.read(0, guest.ram.size))
+        other.rem.set_state(guest.rem.get_state())
+
+        assert other.halt().gpr[3] == 1  # blocked: does not wake
+        state = other.rem.get_state()
+        state.nmi_blocked = False
+        other.rem.set_state(state)
+        assert other.halt().gpr[3] == 2
+    finally:
+        other.close()
+
+
+def test_reset_forgets_nmis(guest: Guest) -> None:
+    nmi_guest(guest)
+    guest.rem.nmi()
+    guest.halt()
+    guest.rem.nmi()
+
+    guest.rem.reset()
+
+    state = guest.rem.get_state()
+    assert (state.nmi_blocked, state.nmi_pending) == (False, False)
 
 
 # ---- system calls
@@ -297,6 +334,84 @@ def test_port_access_from_ring_3_without_permission_faults(guest: Guest, code: s
 
     assert (frame.vector, frame.error, frame.rip, frame.rsp) == (13, 0, CODE, USER_STACK)
     assert guest.rem.get_state().gpr[4] == KERNEL_STACK - 7 * 8
+
+
+@pytest.mark.parametrize("code", ["6c", "666d", "6d", "f36c", "f36d"])
+def test_string_input_without_permission_leaves_its_destination(guest: Guest, code: str) -> None:
+    # add al, 1 first: the flags of the instruction before must survive the fault
+    guest.long_mode(
+        bytes.fromhex("0401" + code) + HLT, user=True, rax=0xFF, rdx=0x64, rdi=MORE, rcx=3
+    )
+    guest.ram.write(MORE, b"\x11\x22\x33\x44")
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.rip, frame.rflags & 0x8D5) == (13, CODE + 2, 0x55)
+    assert guest.ram.read(MORE, 4) == b"\x11\x22\x33\x44"
+    assert guest.rem.get_state().gpr[7] == MORE
+
+
+@pytest.mark.parametrize("code", ["6c", "6e", "f36c", "f36e"])
+def test_string_port_access_checks_permission_before_memory(guest: Guest, code: str) -> None:
+    guest.long_mode(bytes.fromhex(code), user=True, rdx=0x64, rdi=0x600000, rsi=0x600000, rcx=1)
+
+    assert guest.fault().vector == 13
+
+
+def test_string_input_with_permission_stores_what_the_port_says(guest: Guest) -> None:
+    from rem_guest import TSS, Device
+
+    device = Device(answer=0x5A)
+    guest.rem.set_ports([device.row(0x60, 8)])
+    guest.ram.write(TSS + 0x68 + 0x64 // 8, bytes([0xFF & ~(1 << 4)]))
+    guest.long_mode(bytes.fromhex("f36c 0f0b"), user=True, rdx=0x64, rdi=MORE, rcx=3)
+
+    assert guest.fault().vector == 6
+    assert guest.ram.read(MORE, 4) == b"\x5a\x5a\x5a\0"
+
+
+def test_iopl_of_a_loaded_state_is_forgotten_with_the_flags(guest: Guest) -> None:
+    # ring 0, IOPL 3: push 2 / popf / then IRET to ring 3, where CLI must fault
+    code = "6a02 9d 6a23 6800b00000 6a02 6a2b 6840100000 48cf"
+    guest.long_mode(bytes.fromhex(code), rflags=0x3002)
+    guest.ram.write(CODE + 0x40, bytes.fromhex("fa 0f0b"))
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.rip) == (13, CODE + 0x40)
+
+
+def test_iopl_in_force_at_syscall_is_forgotten_with_the_flags(guest: Guest) -> None:
+    # user, IOPL 3: syscall; the kernel clears IOPL in R11 and returns to CLI
+    msr = {0xC0000081: STAR, 0xC0000082: SYSCALL, 0xC0000084: 0}
+    guest.long_mode(bytes.fromhex("0f05 fa 0f0b"), user=True, rflags=0x3002, msr=msr)
+    guest.ram.write(SYSCALL, bytes.fromhex("4981e3ffcfffff 480f07"))  # and r11, ~3000 / sysretq
+
+    frame = guest.fault()
+
+    assert (frame.vector, frame.rip) == (13, CODE + 2)
+
+
+def test_interrupted_string_move_resumes_where_it_was(guest: Guest) -> None:
+    # rep movsb of 1.5 MiB; INTR comes again and again: inc ebx / iretq
+    count = 0x180000
+    guest.directory(2, 0 | PRESENT | WRITE | 0x80)
+    guest.long_mode(bytes.fromhex("f3a4 f4"), rflags=0x202, rcx=count, rsi=0x200000, rdi=0x200000 + 0x1000)
+    guest.ram.write(0x200000, bytes(range(251)) * 16 + bytes(80))
+    guest.gate(0x40, SYSCALL)
+    guest.ram.write(SYSCALL, bytes.fromhex("ffc3 48cf"))
+    taken, reason = 0, ExitReason.KICKED
+    while reason is ExitReason.KICKED:
+        guest.host.vectors = [0x40]
+        guest.rem.interrupt(True)
+        reason = guest.run(0.0005)
+        taken += 1 - len(guest.host.vectors)
+
+    state = guest.rem.get_state()
+
+    assert (state.gpr[1], state.gpr[6], state.gpr[7]) == (0, 0x200000 + count, 0x201000 + count)
+    assert state.gpr[3] == taken > 1
+    assert guest.ram.read(0x201000, count) == guest.ram.read(0x200000, 0x1000) * (count // 0x1000)
 
 
 @pytest.mark.parametrize(("code", "size", "allowed"), [("ec", 1, True), ("66ed", 2, False)])

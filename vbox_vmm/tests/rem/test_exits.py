@@ -112,6 +112,71 @@ def test_mmio_access_over_the_end_of_a_row_is_split_into_bytes(guest: Guest) -> 
     assert two.calls == [("read", 0, 1), ("write", 0, 1, 0x22)]
 
 
+class Bytes(Device):
+    """Answers each byte with its offset."""
+
+    def read(self, offset: int, size: int) -> int:
+        super().read(offset, size)
+        return int.from_bytes(bytes(range(offset & 0xFF, (offset & 0xFF) + size)), "little")
+
+    adapted_read = read
+
+
+@pytest.mark.parametrize(("size", "before"), [(2, 1), (4, 1), (4, 2), (4, 3), (8, 1), (8, 4), (8, 7)])
+def test_mmio_access_over_a_page_is_split_into_bytes(guest: Guest, size: int, before: int) -> None:
+    device = Bytes()
+    guest.rem.set_mmio([device.row(MMIO, 0x1000, start=0x40 - 0x1000), device.row(MMIO + 0x5000, 0x1000, start=0x40)])
+    guest.long_mode(bytes.fromhex(LOAD[size] + STORE[size]) + HLT, rbx=VIRTUAL + 0x1000 - before)
+    guest.page(VIRTUAL, MMIO | PRESENT | WRITE)
+    guest.page(VIRTUAL + 0x1000, (MMIO + 0x5000) | PRESENT | WRITE)
+
+    rax = guest.halt().gpr[0]
+
+    offsets = range(0x40 - before, 0x40 - before + size)
+    assert (rax & ((1 << size * 8) - 1)).to_bytes(size, "little") == bytes(offsets)
+    assert device.calls == [
+        *(("read", offset, 1) for offset in offsets),
+        *(("write", offset, 1, offset) for offset in offsets),
+    ]
+
+
+@pytest.mark.parametrize("io_first", [True, False])
+def test_access_over_ram_and_mmio_reaches_both(guest: Guest, io_first: bool) -> None:
+    device = Bytes()
+    guest.rem.set_mmio([device.row(MMIO, 0x1000)])
+    io, ram = (VIRTUAL, VIRTUAL + 0x1000) if io_first else (VIRTUAL + 0x1000, VIRTUAL)
+    guest.long_mode(bytes.fromhex("8b03 f7d0 8903 f4"), rbx=VIRTUAL + 0xFFE)  # load / not eax / store
+    guest.page(io, MMIO | PRESENT | WRITE)
+    guest.page(ram, 0x30000 | PRESENT | WRITE)
+    guest.ram.write(0x30000 + (0 if io_first else 0xFFE), b"\x11\x22")
+    port = 0xFFE if io_first else 0
+
+    rax = guest.halt().gpr[0] ^ 0xFFFFFFFF
+
+    from_device = bytes([port & 0xFF, port + 1 & 0xFF])
+    assert rax.to_bytes(4, "little") == (from_device + b"\x11\x22" if io_first else b"\x11\x22" + from_device)
+    assert guest.ram.read(0x30000 + (0 if io_first else 0xFFE), 2) == b"\xee\xdd"
+    assert [call[:3] for call in device.calls] == [
+        ("read", port, 1),
+        ("read", port + 1, 1),
+        ("write", port, 1),
+        ("write", port + 1, 1),
+    ]
+
+
+@pytest.mark.parametrize("code", ["8b03", "8903", "488b03", "488903"])
+def test_access_over_mmio_and_a_missing_page_faults_before_the_device(guest: Guest, code: str) -> None:
+    device = Device()
+    guest.rem.set_mmio([device.row(MMIO, 0x1000)])
+    guest.long_mode(bytes.fromhex(code) + HLT, rbx=VIRTUAL + 0xFFE)
+    guest.page(VIRTUAL, MMIO | PRESENT | WRITE)
+    guest.page(VIRTUAL + 0x1000, 0)
+
+    frame = guest.fault()
+
+    assert (frame.vector, guest.rem.get_state().cr2, device.calls) == (14, VIRTUAL + 0x1000, [])
+
+
 def test_mmio_beside_rows_reads_ones(guest: Guest) -> None:
     device = Device()
     guest.rem.set_mmio([device.row(MMIO + 0x100, 0x10)])

@@ -116,7 +116,9 @@ def test_v86_int_n_needs_iopl_3(guest: Guest, iopl: int, vector: int) -> None:
 def test_v86_flag_instructions_fault_below_iopl_3(guest: Guest, code: str) -> None:
     start_v86(guest, bytes.fromhex(code))
 
-    assert (fault(guest).vector, fault(guest).error) == (13, 0)
+    result = fault(guest)
+
+    assert (result.vector, result.error, result.eip) == (13, 0, 0)
 
 
 def test_v86_extensions_are_not_announced(guest: Guest) -> None:
@@ -216,7 +218,7 @@ def test_16_bit_protected_mode_uses_16_bit_stack_and_offsets(guest: Guest) -> No
     assert guest.ram.read(0xFFFE, 2) == b"\x34\x12"
 
 
-def test_16_bit_segment_limit_is_not_exceeded_by_a_load(guest: Guest) -> None:
+def test_16_bit_load_takes_both_bytes_of_an_odd_address(guest: Guest) -> None:
     segments = dict.fromkeys(DATA_SEGMENTS, DATA16)
     start(guest, bytes.fromhex("a1ff7f f4"), cs=CODE16, **segments)
     guest.ram.write(DATA - 1, b"\x11\x22")
@@ -356,7 +358,7 @@ def test_interrupts_nest_and_switch_stacks(guest: Guest) -> None:
     assert u32(guest, KERNEL_STACK - 16) == 0x1B
 
 
-def test_segment_loaded_beyond_its_limit_of_the_tss_stack_is_used(guest: Guest) -> None:
+def test_interrupt_from_ring_3_uses_the_stack_of_the_tss(guest: Guest) -> None:
     start(guest, bytes.fromhex("cd80"), user=True)
     guest.ram.write(TSS + 4, struct.pack("<II", KERNEL_STACK - 0x100, 0x10))
 

@@ -66,7 +66,25 @@ static void rem_raise_exception_err(void *env, int number, int error)
     orig_raise_exception_err(env, number, error);
 }
 
+/* Unicorn ends the process when it meets a CPU state that it cannot serve; end the run. */
+static void (*orig_abort)(void *, const char *, ...);
+
+static void rem_abort(void *cpu, const char *format, ...)
+{
+    Machine *m = machine_of_cpu(cpu);
+
+    if (m == NULL) {
+        orig_abort(cpu, "%s", format);
+        return;
+    }
+    PyOS_snprintf(m->failure, sizeof m->failure, "the translator gave up (%s) at RIP 0x%llx", format,
+                  (unsigned long long)FIELD(uint64_t, m->env, ENV_EIP));
+    FIELD(int, cpu, CPU_EXCEPTION_INDEX) = EXCP_GAVE_UP;
+    lib.cpu_loop_exit_restore(cpu, 0);
+}
+
 const Reroute cpu_reroutes[] = {
+    {"cpu_abort", (void *)rem_abort, (void **)&orig_abort},
     {"raise_exception_err", (void *)rem_raise_exception_err, (void **)&orig_raise_exception_err},
     {NULL, NULL, NULL},
 };
@@ -182,6 +200,8 @@ static int run_loop(Machine *m)
                 m->shut_down = true;
             }
             break;
+        case EXCP_GAVE_UP:
+            return RUN_FAILED;
         default:
             PyOS_snprintf(m->failure, sizeof m->failure, "the translator stopped with code 0x%x at RIP 0x%llx", result,
                           (unsigned long long)FIELD(uint64_t, m->env, ENV_EIP));
@@ -201,7 +221,10 @@ int machine_run(Machine *m)
 
     m->running = true;
     m->thread = PyEval_SaveThread();
-    reason = run_loop(m);
+    /* Either this sees that the deadline has passed, or the timer's thread sees the guest inside. */
+    atomic_store(&m->inside, true);
+    reason = atomic_exchange(&m->expired, false) ? RUN_KICKED : run_loop(m);
+    atomic_store(&m->inside, false);
     PyEval_RestoreThread(m->thread);
     m->running = false;
     return reason;
@@ -230,6 +253,7 @@ void machine_reset(Machine *m, bool init)
     reset(m->cpu);
     lib.cpu_x86_update_cr4(m->env, 0);
     FIELD(uint64_t, m->env, ENV_REGS + R_DX * 8) = m->signature;
+    FIELD(SegmentCache, m->env, ENV_TR).flags &= ~TSS_BUSY; /* set, it makes Unicorn abort later */
     FIELD(uint32_t, m->cpu, CPU_INTERRUPT_REQUEST) = PRIVATE_REQUEST;
     FIELD(int, m->cpu, CPU_EXCEPTION_INDEX) = -1;
     if (init) {
@@ -293,7 +317,11 @@ static void *timer_main(void *argument)
             pthread_cond_wait(&m->timer_changed, &m->timer_lock);
         } else if (monotonic_ns() >= m->deadline) {
             m->deadline = 0;
-            machine_kick(m);
+            atomic_store(&m->expired, true);
+            if (atomic_load(&m->inside)) {
+                atomic_store(&m->expired, false);
+                machine_kick(m);
+            }
         } else {
             struct timespec until = {(time_t)(m->deadline / 1000000000), (long)(m->deadline % 1000000000)};
             m->timer_waits_for = m->deadline;
@@ -342,6 +370,7 @@ void timer_set(Machine *m, uint64_t host_ns)
     }
     pthread_mutex_lock(&m->timer_lock);
     m->deadline = host_ns;
+    atomic_store(&m->expired, false);
     if (host_ns != 0 && host_ns < m->timer_waits_for) {
         pthread_cond_signal(&m->timer_changed);
     }

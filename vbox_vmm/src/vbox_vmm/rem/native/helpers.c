@@ -66,7 +66,7 @@ static void rem_syscall(void *env, int length)
         flat_segment(env, SEG_SS, (selector + 8) & 0xfffc, DESC_B);
         FIELD(uint64_t, env, ENV_EIP) = (uint32_t)FIELD(uint64_t, env, ENV_STAR);
     }
-    lib.x86_update_hflags(env);
+    update_hflags(env);
 }
 
 static void rem_sysenter(void *env, int length)
@@ -90,7 +90,7 @@ static void rem_sysenter(void *env, int length)
         REG(R_SP) = (uint32_t)REG(R_SP);
         FIELD(uint64_t, env, ENV_EIP) = (uint32_t)FIELD(uint64_t, env, ENV_EIP);
     }
-    lib.x86_update_hflags(env);
+    update_hflags(env);
 }
 
 /* ---- INT n: remember where it stands ---------------------------------------------------------------- */

@@ -212,6 +212,7 @@ enum {
     FLAG_TF = 1 << 8,
     FLAG_IF = 1 << 9,
     FLAG_DF = 1 << 10,
+    FLAG_IOPL = 3 << 12,
     FLAG_RF = 1 << 16,
     FLAG_VM = 1 << 17,
     FLAG_AC = 1 << 18,
@@ -234,8 +235,10 @@ enum {
     EXCP_DEBUG = 0x10002,
     EXCP_HALTED = 0x10003,
     EXCP_YIELD = 0x10004,
-    EXCP_ATOMIC = 0x10005
+    EXCP_ATOMIC = 0x10005,
+    EXCP_GAVE_UP = 0x10100 /* our own */
 };
+enum { TSS_BUSY = 1 << 9, TSS_TYPE = 0x1f00, TSS16 = 0x100, TSS32 = 0x900 };
 enum { DR6_BD = 1 << 13, DR7_GD = 1 << 13 };
 enum { CC_OP_EFLAGS = 1 };
 

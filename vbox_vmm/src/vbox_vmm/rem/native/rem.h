@@ -105,6 +105,7 @@ typedef struct Machine {
     pthread_cond_t timer_changed;
     bool timer_started, timer_quit;
     uint64_t deadline, timer_waits_for;
+    atomic_bool inside, expired; /* a deadline that passes while no guest runs is for the next run */
 
     CpuidRow *cpuid;
     size_t cpuid_count;
@@ -173,6 +174,14 @@ static inline Machine *machine_of_cpu(void *cpu)
 static inline Machine *machine_of_env(void *env)
 {
     return FIELD(Machine *, FIELD(void *, env, ENV_UC), UC_EXITS + 63 * 8);
+}
+
+/* Unicorn copies TF, IOPL and VM into hflags, where nothing ever takes them out again; code is translated
+ * for the union of hflags and EFLAGS. */
+static inline void update_hflags(void *env)
+{
+    lib.x86_update_hflags(env);
+    FIELD(uint32_t, env, ENV_HFLAGS) &= ~(uint32_t)(FLAG_TF | FLAG_IOPL | FLAG_VM);
 }
 
 /* library.c */

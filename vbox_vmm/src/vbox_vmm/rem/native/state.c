@@ -8,7 +8,7 @@
 #define U64(offset) FIELD(uint64_t, m->env, offset)
 #define U32(offset) FIELD(uint32_t, m->env, offset)
 
-enum { ATTRIBUTES = 0x00f0ff00 };
+enum { ATTRIBUTES = 0x00f0ff00, TR = 7 };
 
 static const struct {
     uint32_t number;
@@ -132,9 +132,13 @@ static PyObject *segments_get(Machine *m)
 
     for (int i = 0; list != NULL && i < 8; i++) {
         SegmentCache *s = segment(m, i);
+        uint32_t attributes = s->flags & ATTRIBUTES;
+        if (i == TR && ((attributes & TSS_TYPE) == TSS16 || (attributes & TSS_TYPE) == TSS32)) {
+            attributes |= TSS_BUSY; /* Unicorn has it clear, and aborts when it is not */
+        }
         PyList_SetItem(list, i,
                        Py_BuildValue("(IKII)", s->selector & 0xffff, (unsigned long long)s->base, s->limit,
-                                     s->flags & ATTRIBUTES));
+                                     attributes));
     }
     return list;
 }
@@ -215,6 +219,9 @@ static void segments_set(Machine *m, PyObject *dict)
         s->base = base;
         s->limit = limit;
         s->flags = attributes & ATTRIBUTES;
+        if (i == TR && !(attributes & DESC_S)) {
+            s->flags &= ~TSS_BUSY;
+        }
     }
 }
 
@@ -277,7 +284,7 @@ int state_set(Machine *m, PyObject *d)
     U64(ENV_CR + 3 * 8) = cr[3];
     U64(ENV_CR) = cr[0] | 0x10;
     lib.cpu_x86_update_cr4(m->env, (uint32_t)cr[4]);
-    lib.x86_update_hflags(m->env);
+    update_hflags(m->env);
     if (item(d, "interrupt_shadow")) {
         U32(ENV_HFLAGS) |= HF_INHIBIT_IRQ;
     }

@@ -1,0 +1,63 @@
+# make demo        boots Debian's kernel to a shell on this terminal
+# make test        style, types and tests; up to 15 minutes on 2 cores
+# make test-long   the tests that take longer than that
+# make venv        sets up .venv; the others do it by themselves
+# make clean       removes what was built; downloaded packages stay in .cache
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+PYTHON_IN_VENV := $(VENV)/bin/python
+PYTEST := $(PYTHON_IN_VENV) -m pytest
+STAMP := $(VENV)/.set-up
+
+DISTRIBUTIONS := vbox_pdm vbox_vmm $(patsubst %/,%,$(dir $(wildcard plugins/*/pyproject.toml)))
+PACKAGES := $(foreach each,$(DISTRIBUTIONS),$(notdir $(patsubst %/__init__.py,%,$(wildcard $(each)/src/*/__init__.py))))
+# Whatever an installation is made of; sources in Python are used where they lie.
+SET_UP_BY := scripts/setup.sh requirements-dev.txt vbox_vmm/setup.py \
+  $(wildcard $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))) \
+  $(wildcard vbox_vmm/src/vbox_vmm/rem/native/*.[ch])
+
+empty :=
+space := $(empty) $(empty)
+export MYPYPATH := $(subst $(space),:,$(addsuffix /src,$(DISTRIBUTIONS)) scripts)
+
+.PHONY: demo test test-long lint types unit machines venv clean
+
+demo: venv
+	@$(PYTHON_IN_VENV) scripts/demo.py
+
+test: lint types unit machines
+
+lint: venv
+	$(PYTHON_IN_VENV) -m ruff check --output-format concise
+	$(PYTHON_IN_VENV) -m ruff format --check
+
+types: venv
+	$(PYTHON_IN_VENV) -m mypy --strict $(addprefix -p ,$(PACKAGES))
+	$(PYTHON_IN_VENV) -m mypy --strict $(wildcard scripts/*.py)
+
+# Every device twice: on the bench without a CPU, and on the real kernel.
+unit: venv
+	$(PYTEST) -m "not long" vbox_pdm vbox_vmm
+	$(PYTEST) -m "not long" plugins
+	$(PYTEST) -m "not long" plugins --vbox-bench kernel
+
+machines: venv
+	$(PYTEST) -m "not long" tests
+
+# No test need be long: pytest's status 5 is that it found none.
+test-long: venv
+	$(PYTEST) -m long --timeout 3600 vbox_pdm vbox_vmm plugins tests || [ $$? = 5 ]
+
+venv: $(STAMP)
+
+$(STAMP): $(SET_UP_BY)
+	bash scripts/setup.sh $(VENV)
+
+clean:
+	rm -rf $(VENV) .cache/apt .cache/initrd .cache/tiny .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(foreach each,$(DISTRIBUTIONS),$(each)/build $(each)/dist $(wildcard $(each)/src/*.egg-info))
+	find $(DISTRIBUTIONS) tests scripts docs -name __pycache__ -prune -exec rm -rf {} +
+	find $(DISTRIBUTIONS) -name '*.so' -delete
