@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -122,6 +123,16 @@ class Guest:
         """CPU time that the process has used, with all its threads."""
         fields = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def idle_share(self) -> float:
+        """The share of a core that the process uses while the guest idles: the least of several
+        windows, so that what else the host does counts little."""
+        shares = []
+        for _ in range(5):
+            before = self.cpu_seconds()
+            time.sleep(3)
+            shares.append((self.cpu_seconds() - before) / 3)
+        return min(shares)
 
     def wait(self, patience: float = -1) -> int:
         """Wait until the process ends; its exit code, or minus the signal."""

@@ -56,6 +56,8 @@ class ExitReason(enum.Enum):
     TRIPLE_FAULT = "triple fault"  # and again from each run, until reset, init or set_state
     FAILED = "failed"  # the engine cannot go on; Engine.failure says why
 
+    __hash__ = object.__hash__  # counted at each exit: Enum's own is slow
+
 
 @define
 class Segment:

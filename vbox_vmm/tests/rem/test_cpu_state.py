@@ -77,7 +77,9 @@ def test_state_set_is_the_state_got(guest: Guest, data: st.DataObject) -> None:
 
 
 def test_cr8_reads_what_was_written(guest: Guest) -> None:
-    guest.long_mode(bytes.fromhex("b805000000 440f22c0 440f20c3 f4"))  # mov eax, 5 / mov cr8, rax / mov rbx, cr8
+    guest.long_mode(
+        bytes.fromhex("b805000000 440f22c0 440f20c3 f4")
+    )  # mov eax, 5 / mov cr8, rax / mov rbx, cr8
 
     state = guest.halt()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -107,7 +108,7 @@ def test_code_breakpoint_faults_before_the_instruction_and_rf_passes_it(guest: G
 def test_code_breakpoint_set_by_the_guest_in_a_segment_with_a_base(guest: Guest) -> None:
     # CS base 1000: mov eax, 1008 / mov dr0, eax / mov eax, 401 / mov dr7, eax / nop / inc ebx / hlt
     code = "66b812100000 0f23c0 66b801040000 0f23f8 6643 f4"
-    segments = dict.fromkeys(DATA_SEGMENTS, DATA16)
+    segments: dict[str, Any] = dict.fromkeys(DATA_SEGMENTS, DATA16)
     cs = type(CODE16)(0x28, CODE, 0xFFFF, 0x9B00)
     start(guest, bytes.fromhex(code), cs=cs, rip=0, **segments)
 

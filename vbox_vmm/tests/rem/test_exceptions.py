@@ -15,9 +15,11 @@ from rem_guest import (
     STACK,
     STUBS,
     SYSCALL,
+    TSS,
     USER,
     USER_STACK,
     WRITE,
+    Device,
     Guest,
 )
 
@@ -210,9 +212,22 @@ def test_interrupt_withdrawn_at_acknowledge_is_not_taken(guest: Guest) -> None:
     assert (state.rip, guest.host.acknowledged) == (CODE + 4, 1)
 
 
-def test_interrupt_raised_by_a_port_handler_comes_soon(guest: Guest) -> None:
-    from rem_guest import Device
+def test_interrupt_withdrawn_while_the_line_stays_high_is_asked_again(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("fb 90 e680 e680 ebfe"))  # sti / nop / out / out / jmp $
 
+    class Looks(Device):
+        def write(self, offset: int, size: int, value: int) -> None:
+            guest.rem.interrupt(True)
+
+    guest.rem.set_ports([Looks().row(0x80, 1)])
+    guest.host.vectors = [-1, -1, 0x31]
+    guest.rem.interrupt(True)
+
+    assert guest.fault().vector == 0x31
+    assert guest.host.acknowledged == 3
+
+
+def test_interrupt_raised_by_a_port_handler_comes_soon(guest: Guest) -> None:
     class Raises(Device):
         def write(self, offset: int, size: int, value: int) -> None:
             guest.rem.interrupt(True)
@@ -339,9 +354,7 @@ def test_port_access_from_ring_3_without_permission_faults(guest: Guest, code: s
 @pytest.mark.parametrize("code", ["6c", "666d", "6d", "f36c", "f36d"])
 def test_string_input_without_permission_leaves_its_destination(guest: Guest, code: str) -> None:
     # add al, 1 first: the flags of the instruction before must survive the fault
-    guest.long_mode(
-        bytes.fromhex("0401" + code) + HLT, user=True, rax=0xFF, rdx=0x64, rdi=MORE, rcx=3
-    )
+    guest.long_mode(bytes.fromhex("0401" + code) + HLT, user=True, rax=0xFF, rdx=0x64, rdi=MORE, rcx=3)
     guest.ram.write(MORE, b"\x11\x22\x33\x44")
 
     frame = guest.fault()
@@ -359,8 +372,6 @@ def test_string_port_access_checks_permission_before_memory(guest: Guest, code: 
 
 
 def test_string_input_with_permission_stores_what_the_port_says(guest: Guest) -> None:
-    from rem_guest import TSS, Device
-
     device = Device(answer=0x5A)
     guest.rem.set_ports([device.row(0x60, 8)])
     guest.ram.write(TSS + 0x68 + 0x64 // 8, bytes([0xFF & ~(1 << 4)]))
@@ -418,8 +429,6 @@ def test_interrupted_string_move_resumes_where_it_was(guest: Guest) -> None:
 def test_port_access_from_ring_3_follows_the_bitmap(
     guest: Guest, code: str, size: int, allowed: bool
 ) -> None:
-    from rem_guest import TSS, Device
-
     device = Device(answer=0x5A)
     guest.rem.set_ports([device.row(0x60, 8)])
     guest.ram.write(TSS + 0x68 + 0x64 // 8, bytes([0xFF & ~(1 << 4)]))  # port 64 only

@@ -125,18 +125,21 @@ class Bytes(Device):
 @pytest.mark.parametrize(("size", "before"), [(2, 1), (4, 1), (4, 2), (4, 3), (8, 1), (8, 4), (8, 7)])
 def test_mmio_access_over_a_page_is_split_into_bytes(guest: Guest, size: int, before: int) -> None:
     device = Bytes()
-    guest.rem.set_mmio([device.row(MMIO, 0x1000, start=0x40 - 0x1000), device.row(MMIO + 0x5000, 0x1000, start=0x40)])
+    rows = (MMIO, 0x10040 - 0x1000), (MMIO + 0x5000, 0x10040)
+    guest.rem.set_mmio([device.row(first, 0x1000, start=start) for first, start in rows])
     guest.long_mode(bytes.fromhex(LOAD[size] + STORE[size]) + HLT, rbx=VIRTUAL + 0x1000 - before)
     guest.page(VIRTUAL, MMIO | PRESENT | WRITE)
     guest.page(VIRTUAL + 0x1000, (MMIO + 0x5000) | PRESENT | WRITE)
 
     rax = guest.halt().gpr[0]
 
-    offsets = range(0x40 - before, 0x40 - before + size)
-    assert (rax & ((1 << size * 8) - 1)).to_bytes(size, "little") == bytes(offsets)
+    offsets = range(0x10040 - before, 0x10040 - before + size)
+    assert (rax & ((1 << size * 8) - 1)).to_bytes(size, "little") == bytes(
+        offset & 0xFF for offset in offsets
+    )
     assert device.calls == [
         *(("read", offset, 1) for offset in offsets),
-        *(("write", offset, 1, offset) for offset in offsets),
+        *(("write", offset, 1, offset & 0xFF) for offset in offsets),
     ]
 
 

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
-from rem_guest import CODE, COMMON, DATA, HLT, KERNEL_STACK, MORE, STACK, SYSCALL, TSS, USER_STACK, Device, Guest
+from rem_guest import (
+    CODE,
+    COMMON,
+    DATA,
+    HLT,
+    KERNEL_STACK,
+    MORE,
+    STACK,
+    SYSCALL,
+    TSS,
+    USER_STACK,
+    Device,
+    Guest,
+)
 from rem_guest32 import (
     CODE16,
     DATA16,
@@ -157,7 +171,12 @@ def test_far_jump_to_a_task_leaves_the_old_one_ready(guest: Guest) -> None:
 
     state = guest.halt()
 
-    assert (state.gpr[3], state.gpr[4], state.tr.selector, state.rflags & 0x4000) == (0x99, TASK_STACK, 0x40, 0)
+    assert (state.gpr[3], state.gpr[4], state.tr.selector, state.rflags & 0x4000) == (
+        0x99,
+        TASK_STACK,
+        0x40,
+        0,
+    )
     assert (u32(guest, TSS + 0x34), u32(guest, TSS + 0x20)) == (0x11, CODE + 12)
     assert guest.ram.read(0x3000 + 0x38 + 5, 1)[0] == 0x89
     assert guest.ram.read(0x3000 + 0x40 + 5, 1)[0] == 0x8B
@@ -208,7 +227,7 @@ def test_bad_stack_without_a_task_gate_is_a_triple_fault(guest: Guest) -> None:
 
 def test_16_bit_protected_mode_uses_16_bit_stack_and_offsets(guest: Guest) -> None:
     # mov ax, [8000] / push ax / pop bx / hlt
-    changes = dict.fromkeys(DATA_SEGMENTS, DATA16)
+    changes: dict[str, Any] = dict.fromkeys(DATA_SEGMENTS, DATA16)
     start(guest, bytes.fromhex("a10080 50 5b f4"), cs=CODE16, esp=0xABCD0000, **changes)
     guest.ram.write(DATA, b"\x34\x12\xff\xff")
 
@@ -219,7 +238,7 @@ def test_16_bit_protected_mode_uses_16_bit_stack_and_offsets(guest: Guest) -> No
 
 
 def test_16_bit_load_takes_both_bytes_of_an_odd_address(guest: Guest) -> None:
-    segments = dict.fromkeys(DATA_SEGMENTS, DATA16)
+    segments: dict[str, Any] = dict.fromkeys(DATA_SEGMENTS, DATA16)
     start(guest, bytes.fromhex("a1ff7f f4"), cs=CODE16, **segments)
     guest.ram.write(DATA - 1, b"\x11\x22")
 
@@ -276,9 +295,7 @@ def test_a20_changed_by_a_port_handler_counts_for_the_next_access(guest: Guest) 
 
 def test_4_mib_pages_map_and_set_accessed_and_dirty(guest: Guest) -> None:
     # mov dword [400000 + 8000], eax / hlt: the second page is the first again
-    start(
-        guest, bytes.fromhex("a300804000 f4"), eax=0xCAFEBABE, cr0=0x80000031, cr3=0x300000, cr4=0x10
-    )
+    start(guest, bytes.fromhex("a300804000 f4"), eax=0xCAFEBABE, cr0=0x80000031, cr3=0x300000, cr4=0x10)
     guest.ram.write(0x300000, struct.pack("<II", 0x83, 0x83))
 
     guest.halt()

@@ -71,7 +71,9 @@ def random_code(rng: random.Random) -> bytes:
     return b"".join(rng.choice(starts) + rng.randbytes(rng.randrange(1, 5)) for _ in range(60))
 
 
-@pytest.mark.parametrize("mode", ["real", "16", "32", "32 user", "pae", "v86", "long", "long user", "watched"])
+@pytest.mark.parametrize(
+    "mode", ["real", "16", "32", "32 user", "pae", "v86", "long", "long user", "watched"]
+)
 def test_random_code_neither_crashes_nor_hangs(guest: Guest, mode: str) -> None:
     rng = random.Random(mode)
     noise = Noise(rng)

@@ -304,28 +304,45 @@ uint64_t tsc_read(Machine *m)
     return ticks;
 }
 
+/* Sleep until somebody calls or this time has come; 0 for as long as it takes. */
+static void timer_sleep(Machine *m, uint64_t until_ns)
+{
+    if (until_ns == 0) {
+        m->timer_waits_for = UINT64_MAX;
+        pthread_cond_wait(&m->timer_changed, &m->timer_lock);
+    } else {
+        struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
+
+        m->timer_waits_for = until_ns;
+        pthread_cond_timedwait(&m->timer_changed, &m->timer_lock, &until);
+    }
+}
+
 static void *timer_main(void *argument)
 {
     Machine *m = argument;
+    uint64_t nap = 0;
 
     prctl(PR_SET_NAME, "rem-deadline");
     prctl(PR_SET_TIMERSLACK, 1);
     pthread_mutex_lock(&m->timer_lock);
     while (!m->timer_quit) {
+        uint64_t now = monotonic_ns();
+
         if (m->deadline == 0) {
-            m->timer_waits_for = UINT64_MAX;
-            pthread_cond_wait(&m->timer_changed, &m->timer_lock);
-        } else if (monotonic_ns() >= m->deadline) {
+            timer_sleep(m, nap);
+            nap = 0;
+        } else if (now < m->deadline) {
+            timer_sleep(m, m->deadline);
+        } else {
             m->deadline = 0;
             atomic_store(&m->expired, true);
             if (atomic_load(&m->inside)) {
                 atomic_store(&m->expired, false);
                 machine_kick(m);
             }
-        } else {
-            struct timespec until = {(time_t)(m->deadline / 1000000000), (long)(m->deadline % 1000000000)};
-            m->timer_waits_for = m->deadline;
-            pthread_cond_timedwait(&m->timer_changed, &m->timer_lock, &until);
+            /* The next deadline comes soon, and is later than this: nobody need wake this thread. */
+            nap = now + 1000000;
         }
     }
     pthread_mutex_unlock(&m->timer_lock);
