@@ -78,27 +78,11 @@ def gate(guest: Guest, vector: int, target: int, attributes: int = 0xEE00, selec
 
 def task(guest: Guest, eip: int, **fields: int) -> None:
     """Fill the TSS behind selector 40."""
-    names = [
-        "link",
-        "esp0",
-        "ss0",
-        "esp1",
-        "ss1",
-        "esp2",
-        "ss2",
-        "cr3",
-        "eip",
-        "eflags",
-        "eax",
-        "ecx",
-        "edx",
-        "ebx",
-        "esp",
-        "ebp",
-        "esi",
-        "edi",
-    ]
-    names += ["es", "cs", "ss", "ds", "fs", "gs", "ldt", "trap"]
+    names = (
+        *("link", "esp0", "ss0", "esp1", "ss1", "esp2", "ss2", "cr3", "eip", "eflags"),
+        *("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"),
+        *("es", "cs", "ss", "ds", "fs", "gs", "ldt", "trap"),
+    )
     values = dict.fromkeys(names, 0)
     values |= {"eip": eip, "eflags": 2, "esp": TASK_STACK, "cs": 8, "trap": 0x68 << 16}
     values |= dict.fromkeys(("es", "ss", "ds", "fs", "gs"), 0x10)

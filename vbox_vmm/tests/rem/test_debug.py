@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rem_guest import CODE, COMMON, DATA, HLT, MORE, PRESENT, STACK, STUBS, SYSCALL, Device, Guest
+from rem_guest import CODE, DATA, HLT, MORE, PRESENT, STACK, STUBS, SYSCALL, Device, Guest
 from rem_guest32 import CODE16, DATA16, DATA_SEGMENTS, fault, gate, start
 
 TF, RF = 0x100, 0x10000
-LOCAL = 0x400 | 1
 
 
 def dr(address: int, kind: int, length: int = 1, number: int = 0) -> list[int]:
@@ -264,14 +263,3 @@ def test_port_breakpoint_traps_behind_the_instruction(guest: Guest) -> None:
     frame = guest.fault()
 
     assert (frame.vector, frame.rip, guest.rem.get_state().dr[6] & 15) == (1, CODE + 2, 1)
-
-
-def test_debug_state_set_mid_way_belongs_to_no_instruction(guest: Guest) -> None:
-    guest.long_mode(absolute("890425{}", MORE) + HLT, dr=dr(MORE, 1, 4))
-    guest.rem.kick()
-    guest.run()
-
-    guest.long_mode(bytes.fromhex("ffc3 f4"))
-
-    assert guest.halt().rip == CODE + 3
-    assert COMMON

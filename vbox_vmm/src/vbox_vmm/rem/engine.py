@@ -4,6 +4,12 @@ What is hot is native, in the base class.  Here are the choice of the CPU and th
 
 `CpuState.msr` has, under the number of IA32_TSC_ADJUST, the guest's own offset (its writes to IA32_TSC);
 the counter itself belongs to the kernel, which sets it with `set_tsc`.
+
+What Unicorn's CPU model has not, and this engine does not add: virtual-8086 mode extensions (VME), a local
+APIC, AVX and XSAVE, SVM and VMX, machine checks, the #AC alignment check, segment limits (a load beyond
+one succeeds; bases, rights and presence are honoured), RF in the frames of faults other than code
+breakpoints.  Breakpoints of all four kinds work; data breakpoints see the loads and stores of translated
+code, not those of complex instructions (native/debug.c has the list).
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ void watch_access(Machine *m, uint64_t address, unsigned size, bool store, uintp
     uint32_t bits = matches(m->env, address, size, store);
 
     if (bits == 0) {
+        m->watching = (FIELD(uint64_t, m->env, ENV_DR + 7 * 8) & 0xff) != 0;
         return;
     }
     if (m->stepping) {

@@ -338,12 +338,6 @@ static uint32_t rem_dispatch_write(void *uc, void *region, uint64_t address, uin
     return 0;
 }
 
-const Reroute exits_reroutes[] = {
-    {"memory_region_dispatch_read", (void *)rem_dispatch_read, (void **)&orig_dispatch_read},
-    {"memory_region_dispatch_write", (void *)rem_dispatch_write, (void **)&orig_dispatch_write},
-    {NULL, NULL, NULL},
-};
-
 /* Loads and stores of translated code arrive here.  Unicorn would make two aligned accesses of one that
  * is not aligned, which a device would notice. */
 static TlbEntry *entry_of(void *env, unsigned mode, uint64_t address)
@@ -395,14 +389,15 @@ static bool spans_io(void *env, unsigned oi, uint64_t address, unsigned size, bo
     uint64_t next = (address & PAGE_MASK) + PAGE_SIZE;
     unsigned first_size = (unsigned)(next - address);
     uint64_t tags;
+    TlbEntry *e;
 
-    if (address + size <= next || (address & (PAGE_SIZE - 1)) + size <= PAGE_SIZE) {
+    if (likely(first_size >= size)) {
         return false;
     }
     if (!(FIELD(uint32_t, env, ENV_HFLAGS) & HF_CS64)) {
         next = (uint32_t)next;
     }
-    TlbEntry *e = entry_filled(env, oi & 15, address, first_size, store, back);
+    e = entry_filled(env, oi & 15, address, first_size, store, back);
     tags = store ? e->write : e->read;
     e = entry_filled(env, oi & 15, next, size - first_size, store, back);
     return (tags | (store ? e->write : e->read)) & TLB_MMIO;
@@ -486,9 +481,70 @@ static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi
     }
 }
 
-#define SLOW(name) {#name, (void *)rem_##name, (void **)&orig_##name}
+/* Loads and stores of Unicorn's helpers (interrupt frames, descriptors, FXSAVE) arrive here.  Unicorn walks
+ * its hooks and regions for each; what is plain memory needs neither. */
+static inline void *plain(void *env, uint64_t address, int mode, unsigned size, bool store)
+{
+    TlbEntry *e = entry_of(env, mode, address);
+    uint64_t tag = store ? e->write : e->read;
+
+    /* any flag in the tag, or an end in the next page, makes them differ */
+    return likely(tag == (address & PAGE_MASK) && (address & (PAGE_SIZE - 1)) <= PAGE_SIZE - size)
+               ? (void *)(address + e->addend)
+               : NULL;
+}
+
+#define HELPER_LOAD(name, type, size)                                                            \
+    static uint64_t (*orig_##name)(void *, uint64_t, int, uintptr_t);                            \
+    static uint64_t rem_##name(void *env, uint64_t address, int mode, uintptr_t back)            \
+    {                                                                                            \
+        void *host = plain(env, address, mode, size, false);                                     \
+        type value;                                                                              \
+        if (host == NULL || unlikely(machine_of(FIELD(void *, env, ENV_UC)) == NULL)) {          \
+            return orig_##name(env, address, mode, back);                                        \
+        }                                                                                        \
+        memcpy(&value, host, size);                                                              \
+        return value;                                                                            \
+    }
+#define HELPER_STORE(name, type, size)                                                            \
+    static void (*orig_##name)(void *, uint64_t, uint64_t, int, uintptr_t);                       \
+    static void rem_##name(void *env, uint64_t address, uint64_t wide, int mode, uintptr_t back)  \
+    {                                                                                             \
+        void *host = plain(env, address, mode, size, true);                                       \
+        type value = (type)wide;                                                                  \
+        if (host == NULL || unlikely(machine_of(FIELD(void *, env, ENV_UC)) == NULL)) {           \
+            orig_##name(env, address, wide, mode, back);                                          \
+        } else {                                                                                  \
+            memcpy(host, &value, size);                                                           \
+        }                                                                                         \
+    }
+
+HELPER_LOAD(cpu_ldub_mmuidx_ra, uint8_t, 1)
+HELPER_LOAD(cpu_lduw_mmuidx_ra, uint16_t, 2)
+HELPER_LOAD(cpu_ldl_mmuidx_ra, uint32_t, 4)
+HELPER_LOAD(cpu_ldq_mmuidx_ra, uint64_t, 8)
+HELPER_STORE(cpu_stb_mmuidx_ra, uint8_t, 1)
+HELPER_STORE(cpu_stw_mmuidx_ra, uint16_t, 2)
+HELPER_STORE(cpu_stl_mmuidx_ra, uint32_t, 4)
+HELPER_STORE(cpu_stq_mmuidx_ra, uint64_t, 8)
+
+#define OURS(name) {#name, (void *)rem_##name, (void **)&orig_##name}
 const Reroute slow_path_reroutes[] = {
-    SLOW(helper_ret_ldub_mmu), SLOW(helper_le_lduw_mmu), SLOW(helper_le_ldul_mmu), SLOW(helper_le_ldq_mmu),
-    SLOW(helper_ret_stb_mmu),  SLOW(helper_le_stw_mmu),  SLOW(helper_le_stl_mmu),  SLOW(helper_le_stq_mmu),
+    OURS(helper_ret_ldub_mmu), OURS(helper_le_lduw_mmu), OURS(helper_le_ldul_mmu), OURS(helper_le_ldq_mmu),
+    OURS(helper_ret_stb_mmu),  OURS(helper_le_stw_mmu),  OURS(helper_le_stl_mmu),  OURS(helper_le_stq_mmu),
+    {NULL, NULL, NULL},
+};
+
+const Reroute exits_reroutes[] = {
+    {"memory_region_dispatch_read", (void *)rem_dispatch_read, (void **)&orig_dispatch_read},
+    {"memory_region_dispatch_write", (void *)rem_dispatch_write, (void **)&orig_dispatch_write},
+    OURS(cpu_ldub_mmuidx_ra),
+    OURS(cpu_lduw_mmuidx_ra),
+    OURS(cpu_ldl_mmuidx_ra),
+    OURS(cpu_ldq_mmuidx_ra),
+    OURS(cpu_stb_mmuidx_ra),
+    OURS(cpu_stw_mmuidx_ra),
+    OURS(cpu_stl_mmuidx_ra),
+    OURS(cpu_stq_mmuidx_ra),
     {NULL, NULL, NULL},
 };
