@@ -12,43 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
 
-from vbox_pdm.device import DeviceType
 from vbox_pdm.errors import PdmError, StateError
 from vbox_pdm.helpers import ShadowMode
 from vbox_pdm.instance import Instance
-from vbox_pdm.pci import PciState
 from vbox_pdm.state import State, decode, encode
 from vbox_pdm.testing.clock import BenchTimer
 from vbox_pdm.testing.memory import PAGE, fill, sparse
 from vbox_pdm.testing.services import Owned
 from vbox_pdm.timers import Clock
+from vbox_pdm.units import HELPERS, HelpersUnit, TimerUnit, give_state, has_helpers_unit, state_of
 
 if TYPE_CHECKING:
     from vbox_pdm.testing.host import BenchHost
 
 MACHINE, RAM = ":machine", ":ram"
-HELPERS = ":helpers"
-"""Behind the name of an instance's unit."""
-
-
-@frozen
-class TimerUnit(State, version=1):
-    """A timer.  `expires` is None when it is not armed; on REAL it counts from the time of saving.
-    `rank` is its place among the armed timers of the machine, for those that expire together."""
-
-    name: str
-    expires: int | None
-    rank: int
-
-
-@frozen
-class HelpersUnit(State, version=1):
-    """What helpers made for an instance, in order of creation."""
-
-    irqs: tuple[bool, ...]
-    pci: tuple[PciState, ...]
-    ram: tuple[bytes, ...]
-    timers: tuple[TimerUnit, ...]
 
 
 @frozen
@@ -76,17 +53,10 @@ def save(host: BenchHost) -> dict[str, bytes]:
     units: dict[str, bytes] = {}
     ranks = _ranks(host)
     for instance, owned in host.owned.items():
-        wanted = instance.state_class()
-        state = instance.call("pdm_save") if wanted is not None else None
+        state = state_of(instance)
         if state is not None:
-            if wanted is None or not isinstance(state, wanted):
-                raise StateError(
-                    "VERR_SSM_UNEXPECTED_DATA",
-                    f"pdm_save of {instance.title} returned a {type(state).__name__}, which is not what its "
-                    "annotation says",
-                )
             units[owned.unit] = encode(state)
-        if _has_helpers_unit(owned):
+        if has_helpers_unit(owned.instance, len(owned.timers)):
             units[owned.unit + HELPERS] = encode(_helpers(host, owned, ranks))
     modes = tuple((page, mode.value) for page, mode in sorted(host.memory.modes.items()))
     virtual = host.clocks.virtual
@@ -115,11 +85,6 @@ def _ranks(host: BenchHost) -> dict[BenchTimer, int]:
     return {timer: rank for rank, timer in enumerate(sorted(timers, key=lambda timer: timer.order))}
 
 
-def _has_helpers_unit(owned: Owned) -> bool:
-    """Every device has one; a driver, which others may replace, only when it has timers."""
-    return isinstance(owned.instance.type, DeviceType) or bool(owned.timers)
-
-
 def _helpers(host: BenchHost, owned: Owned, ranks: Mapping[BenchTimer, int]) -> HelpersUnit:
     real = host.clocks.now(Clock.REAL)
     timers = []
@@ -143,7 +108,7 @@ def _apply(host: BenchHost, decoded: _Decoded) -> None:
         for instance, unit in decoded.helpers.items():
             _apply_helpers(host, host.owned[instance], unit, decoded.device_ram[instance])
         for instance, state in decoded.states.items():
-            instance.call("pdm_load", state=state)
+            give_state(instance, state)
         for instance, unit in decoded.helpers.items():
             # What a device did to its lines meanwhile was reported; the saved levels hold.
             for handle, level in zip(host.owned[instance].irqs, unit.irqs, strict=True):
@@ -199,7 +164,7 @@ def _decode(host: BenchHost, saved: Mapping[str, bytes]) -> _Decoded:
     low, high = host.memory.pages
     result = _Decoded(machine, _pages(saved[RAM], [low, high], "guest RAM"))
     for instance, owned in host.owned.items():
-        if _has_helpers_unit(owned):
+        if has_helpers_unit(owned.instance, len(owned.timers)):
             unit = decode(HelpersUnit, saved[owned.unit + HELPERS])
             _check_helpers(host, owned, unit)
             result.helpers[instance] = unit
@@ -215,7 +180,9 @@ def _decode(host: BenchHost, saved: Mapping[str, bytes]) -> _Decoded:
 
 def _check_names(host: BenchHost, saved: Mapping[str, Any]) -> None:
     required = {MACHINE, RAM} | {
-        owned.unit + HELPERS for owned in host.owned.values() if _has_helpers_unit(owned)
+        owned.unit + HELPERS
+        for owned in host.owned.values()
+        if has_helpers_unit(owned.instance, len(owned.timers))
     }
     possible = {owned.unit for instance, owned in host.owned.items() if instance.state_class() is not None}
     odd = (required - saved.keys()) | (saved.keys() - required - possible)

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from attrs import define, field, frozen
 
-from vbox_pdm.device import DeviceType
 from vbox_pdm.errors import PdmError, StateError
 from vbox_pdm.instance import Instance
-from vbox_pdm.pci import PciState
 from vbox_pdm.state import State, decode, encode
 from vbox_pdm.timers import Clock
+from vbox_pdm.units import HELPERS, HelpersUnit, TimerUnit, give_state, has_helpers_unit, state_of
 from vbox_vmm.hostmem import check_packed, pack, unpack
 from vbox_vmm.pdm.owned import Owned
 from vbox_vmm.tm import Timer, TimerState
@@ -29,28 +28,6 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=State)
 MACHINE = ":pdm"
-HELPERS = ":helpers"
-"""Behind the name of an instance's unit."""
-
-
-@frozen
-class TimerUnit(State, version=1):
-    """A timer.  `expires` is None when it is not armed; on REAL it counts from the time of saving.
-    `rank` is its place among the armed timers of the VM, for those that expire together."""
-
-    name: str
-    expires: int | None
-    rank: int
-
-
-@frozen
-class HelpersUnit(State, version=1):
-    """What helpers made for an instance, in order of creation.  `ram` is packed (`hostmem.pack`)."""
-
-    irqs: tuple[bool, ...]
-    pci: tuple[PciState, ...]
-    ram: tuple[bytes, ...]
-    timers: tuple[TimerUnit, ...]
 
 
 @frozen
@@ -75,17 +52,10 @@ def save(pdm: Pdm) -> dict[str, bytes]:
     ranks = _ranks(pdm)
     for owned in pdm.owned_records():
         instance = owned.instance
-        wanted = instance.state_class()
-        state = instance.call("pdm_save") if wanted is not None else None
+        state = state_of(instance)
         if state is not None:
-            if wanted is None or not isinstance(state, wanted):
-                raise StateError(
-                    "VERR_SSM_UNEXPECTED_DATA",
-                    f"pdm_save of {instance.title} returned a {type(state).__name__}, which is not what its "
-                    "annotation says",
-                )
             units[owned.unit] = encode(state)
-        if _has_helpers_unit(owned):
+        if has_helpers_unit(owned.instance, len(owned.timers)):
             units[owned.unit + HELPERS] = encode(_helpers(pdm, owned, ranks))
     units[MACHINE] = encode(PdmUnit(pdm.nmi_masked, pdm.intr.level))
     return units
@@ -102,11 +72,6 @@ def load(pdm: Pdm, saved: Mapping[str, bytes]) -> None:
         if isinstance(error, PdmError):
             raise
         raise StateError("VERR_SSM_UNEXPECTED_DATA", f"Loading failed: {error!r}") from error
-
-
-def _has_helpers_unit(owned: Owned) -> bool:
-    """Every device has one; a driver, which another may replace, only when it has timers."""
-    return isinstance(owned.instance.type, DeviceType) or bool(owned.timers)
 
 
 def _ranks(pdm: Pdm) -> dict[Timer, int]:
@@ -144,7 +109,7 @@ def _apply(pdm: Pdm, decoded: _Decoded) -> None:
             if state is not None:
                 pdm.loading_instance = owned.instance
                 try:
-                    _load_one(owned.instance, state)
+                    give_state(owned.instance, state)
                 finally:
                     pdm.loading_instance = None
         for owned in records:
@@ -170,17 +135,6 @@ def _apply_timers(pdm: Pdm, records: list[Owned], decoded: _Decoded) -> None:
         timer.load(TimerState(expires))
 
 
-def _load_one(instance: Instance, state: State) -> None:
-    try:
-        instance.call("pdm_load", state=state)
-    except PdmError as error:
-        raise type(error)(error.status, f"{instance.title}: {error.message}", error.remedy) from error
-    except Exception as error:
-        raise StateError(
-            "VERR_SSM_UNEXPECTED_DATA", f"{instance.title} cannot load its state: {error!r}"
-        ) from error
-
-
 def _apply_helpers(owned: Owned, unit: HelpersUnit) -> None:
     for handle, level in zip(owned.irqs, unit.irqs, strict=True):
         handle.load(level)
@@ -192,7 +146,9 @@ def _apply_helpers(owned: Owned, unit: HelpersUnit) -> None:
 
 def _decode(pdm: Pdm, saved: Mapping[str, bytes]) -> _Decoded:
     records = pdm.owned_records()
-    required = {MACHINE} | {owned.unit + HELPERS for owned in records if _has_helpers_unit(owned)}
+    required = {MACHINE} | {
+        owned.unit + HELPERS for owned in records if has_helpers_unit(owned.instance, len(owned.timers))
+    }
     possible = {owned.unit for owned in records if owned.instance.state_class() is not None}
     odd = (required - saved.keys()) | (saved.keys() - required - possible)
     if odd:
@@ -203,7 +159,7 @@ def _decode(pdm: Pdm, saved: Mapping[str, bytes]) -> _Decoded:
         )
     result = _Decoded(_named(MACHINE, PdmUnit, saved[MACHINE]))
     for owned in records:
-        if _has_helpers_unit(owned):
+        if has_helpers_unit(owned.instance, len(owned.timers)):
             unit = _named(owned.unit, HelpersUnit, saved[owned.unit + HELPERS])
             _check(owned, unit)
             result.helpers[owned.instance] = unit
