@@ -55,9 +55,7 @@ def debian(
         files=files,
         commands=commands,
     )
-    # The TSC's rate: left to itself the kernel measures it against the PIT, which fails when the host
-    # interrupts for some microseconds, and then ticks 250 times a second for ever.
-    line = f"console=ttyS0 tsc_early_khz=1000000 {append}".strip()
+    line = f"console=ttyS0 {append}".strip()
     version = kernel.name.removeprefix("vmlinuz-")
     return GuestFiles(kernel, _kept(archive), line, 256, initrd.PROMPT, f"Debian's kernel {version}")
 

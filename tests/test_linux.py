@@ -166,6 +166,14 @@ def test_clock_of_a_busy_guest_keeps_time_with_the_host(running_debian: Guest) -
     assert guest_last - guest_first == pytest.approx(host_last - host_first, rel=0.01)
 
 
+def test_command_line_tells_linux_the_rate_of_the_tsc(running_debian: Guest) -> None:
+    line = running_debian.shell("cat /proc/cmdline")
+    clock = running_debian.shell("cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
+
+    assert line.split() == ["console=ttyS0", "tsc_early_khz=1000000"]
+    assert clock.strip() in ("tsc", "tsc-early")
+
+
 def test_idle_guest_uses_little_of_the_host(running_debian: Guest) -> None:
     assert running_debian.idle_share() < 0.05
 

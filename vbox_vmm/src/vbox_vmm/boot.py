@@ -16,6 +16,7 @@ from attrs import frozen
 
 from vbox_pdm.engine import CpuState
 from vbox_pdm.errors import ConfigError, PdmError
+from vbox_pdm.timers import Clock
 from vbox_vmm.cfgm import Node
 from vbox_vmm.loaders import firmware_none, linux, multiboot
 from vbox_vmm.loaders.memory import GuestMemory, read_file
@@ -35,20 +36,21 @@ class Boot:
     initrd: Path | None = None
     command_line: str = ""
     long_mode: bool = True
+    tell_tsc: bool = True
 
     def __call__(self, vm: Vm) -> CpuState:
         """On the EMT.  Raises PdmError as the loaders do."""
         memory = VmMemory(vm)
         firmware_none.set_up(memory, vm.iom)
-        return self.load(memory)
+        return self.load(memory, vm.tm.frequency(Clock.TSC) // 1000)
 
     def check(self, tree: Node) -> None:
         """Whether the kernel is one and fits, without a VM.  Raises PdmError as the loaders do."""
         ram = tree.query_integer("RamSize", default=_DEFAULT_RAM)
         self.load(_NoMemory(ram, tree.query_integer("RamHoleSize", default=_DEFAULT_HOLE)))
 
-    def load(self, memory: GuestMemory) -> CpuState:
-        """Put the files into memory."""
+    def load(self, memory: GuestMemory, tsc_khz: int = 0) -> CpuState:
+        """Put the files into memory; `tsc_khz` is what Linux is told, 0 for nothing."""
         head = read_file(self.kernel, "kernel")
         if multiboot.is_multiboot(head):
             modules = [multiboot.Module(self.initrd)] if self.initrd is not None else []
@@ -59,7 +61,10 @@ class Boot:
                 f"{self.kernel} is neither a Linux kernel (bzImage) nor a multiboot kernel",
                 "Give a bzImage, such as /boot/vmlinuz-*, or a kernel with a multiboot 1 header",
             )
-        return linux.load(memory, self.kernel, self.initrd, self.command_line, long_mode=self.long_mode)
+        line = self.command_line
+        if tsc_khz and self.tell_tsc and "tsc_early_khz=" not in line:
+            line = f"{line} tsc_early_khz={tsc_khz}".lstrip()
+        return linux.load(memory, self.kernel, self.initrd, line, long_mode=self.long_mode)
 
 
 def read_boot(tree: Node) -> Boot | None:
@@ -69,7 +74,7 @@ def read_boot(tree: Node) -> Boot | None:
     node = tree.find("Boot")
     if node is None:
         return None
-    node.validate("Firmware|Kernel|Initrd|Append", "", "Boot")
+    node.validate("Firmware|Kernel|Initrd|Append|TellTsc", "", "Boot")
     firmware = node.query_string("Firmware", default="none")
     if firmware != "none":
         raise ConfigError("VERR_NOT_SUPPORTED", f"There is no firmware '{firmware}'", "Use none")
@@ -87,6 +92,7 @@ def read_boot(tree: Node) -> Boot | None:
         Path(initrd) if initrd else None,
         node.query_string("Append", default=""),
         "lm" not in without,
+        node.query_bool("TellTsc", default=True),
     )
 
 
