@@ -71,7 +71,7 @@ MACHINE_OPTIONS = (
     click.option("--kernel", type=FILE, metavar="FILE",
                  help="Enter this kernel: a Linux bzImage or a multiboot kernel."),
     click.option("--initrd", type=FILE, metavar="FILE", help="Initrd, or module of a multiboot kernel."),
-    click.option("--append", metavar="TEXT", help="The kernel's command line; Linux also gets the TSC's rate."),
+    click.option("--append", metavar="TEXT", help="Kernel command line; Linux also gets the TSC's rate."),
     click.option("--firmware", type=click.Choice(["none"]),
                  help="What sets up the board.  none: vbox does.  [default: none]"),
     click.option("--serial", "serials", multiple=True, type=_Text("WHERE", _serial),
