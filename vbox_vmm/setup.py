@@ -6,7 +6,10 @@ from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
 NATIVE = Path("src/vbox_vmm/rem/native")
-SOURCES = ("library.c", "memory.c", "exits.c", "cpu.c", "helpers.c", "debug.c", "state.c", "module.c")
+SOURCES = (
+    *("library.c", "memory.c", "exits.c", "strings.c", "cpu.c"),
+    *("helpers.c", "debug.c", "state.c", "module.c"),
+)
 
 setup(
     ext_modules=[

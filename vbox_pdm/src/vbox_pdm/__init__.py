@@ -2,6 +2,17 @@
 
 from vbox_pdm.config import NoConfig, key
 from vbox_pdm.device import Device, DeviceClass, DeviceType
+from vbox_pdm.display import Display, DisplayAbove, DisplayBelow, Picture, TextScreen
+from vbox_pdm.drive import (
+    Direction,
+    Drive,
+    DriveAbove,
+    DriveBelow,
+    DriveRequest,
+    DriveReset,
+    Phase,
+    TaskFile,
+)
 from vbox_pdm.driver import Driver, DriverType
 from vbox_pdm.errors import ConfigError, PdmError, RegistrationError, StateError
 from vbox_pdm.helpers import (
@@ -33,6 +44,7 @@ from vbox_pdm.layers import (
     MouseAbove,
     MouseBelow,
 )
+from vbox_pdm.media import Media, MediaAbove, MediaBelow, MediaInfo, MediaOp, MediaRequest
 from vbox_pdm.pci import Capability, Msi, MsiX, PciFunction, PciIdentity
 from vbox_pdm.regions import Mmio, Ports, Ram, ReadWidth, Region, Rom, Width, WriteWidth
 from vbox_pdm.registers import Reg8, Reg16, Reg32, Reg64, Register, RegisterMap
@@ -52,8 +64,17 @@ __all__ = [
     "DeviceClass",
     "DeviceHelpers",
     "DeviceType",
+    "Direction",
+    "Display",
+    "DisplayAbove",
+    "DisplayBelow",
     "Dma",
     "DmaChannel",
+    "Drive",
+    "DriveAbove",
+    "DriveBelow",
+    "DriveRequest",
+    "DriveReset",
     "Driver",
     "DriverHelpers",
     "DriverType",
@@ -64,6 +85,12 @@ __all__ = [
     "KeyboardBelow",
     "Layer",
     "Mapping",
+    "Media",
+    "MediaAbove",
+    "MediaBelow",
+    "MediaInfo",
+    "MediaOp",
+    "MediaRequest",
     "Mmio",
     "Mouse",
     "MouseAbove",
@@ -75,7 +102,9 @@ __all__ = [
     "PciFunction",
     "PciIdentity",
     "PdmError",
+    "Phase",
     "PicHelpers",
+    "Picture",
     "Ports",
     "Queue",
     "Ram",
@@ -94,6 +123,8 @@ __all__ = [
     "ShadowMode",
     "State",
     "StateError",
+    "TaskFile",
+    "TextScreen",
     "Timer",
     "Width",
     "Worker",

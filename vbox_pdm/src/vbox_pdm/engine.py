@@ -21,6 +21,12 @@ ReadHandler = Callable[[int, int], int]
 """(offset, size) -> value; size in bytes (ports 1, 2, 4; MMIO 1, 2, 4, 8)."""
 WriteHandler = Callable[[int, int, int], None]
 """(offset, size, value)."""
+ReadStringHandler = Callable[[int, int, int], bytes]
+"""(offset, size, count) -> the next 1..count items of `size` bytes, as so many reads would have given
+them; nothing when the next item must be read by itself."""
+WriteStringHandler = Callable[[int, int, bytes], int]
+"""(offset, size, items) -> how many bytes of `items` were taken, in whole items, as so many writes would
+have been; 0 when the next item must be written by itself."""
 
 ALL_SIZES = 1 | 2 | 4 | 8
 
@@ -46,6 +52,9 @@ class Exit:
     start: int = 0
     owner: object = None
     """Opaque to the engine; handed back in `EngineHost.handler_failed`."""
+    read_string: ReadStringHandler | None = None
+    write_string: WriteStringHandler | None = None
+    """For REP INS and REP OUTS of a size in `direct`: many items in one call."""
 
 
 class ExitReason(enum.Enum):

@@ -166,6 +166,11 @@ class Helpers(Protocol):
 class DeviceHelpers(Helpers, Protocol):
     """What a device has."""
 
+    def read_host_file(self, name: str, *, most: int) -> bytes:
+        """The content of a file of the host that the configuration names: firmware, an option ROM, a
+        kernel.  A name without a folder is looked for where firmware is kept.  For `pdm_construct`.
+        VERR_FILE_NOT_FOUND, VERR_ACCESS_DENIED, VERR_FILE_TOO_BIG (more than `most` bytes)."""
+
     def map_ports(self, port: int, region: Ports) -> Mapping:
         """Map at a fixed port.  VERR_IOM_IOPORT_RANGE_CONFLICT names both owners."""
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import attrs
 from attrs import define, field, frozen
 
-from vbox_pdm.engine import ALL_SIZES, Exit, ReadHandler, WriteHandler
+from vbox_pdm.engine import (
+    ALL_SIZES,
+    Exit,
+    ReadHandler,
+    ReadStringHandler,
+    WriteHandler,
+    WriteStringHandler,
+)
 from vbox_pdm.errors import RegistrationError
 
 if TYPE_CHECKING:
@@ -105,7 +112,21 @@ class Ports(_Handled):
     """
 
     claims: int = ALL_SIZES
+    read_string: ReadStringHandler | None = None
+    write_string: WriteStringHandler | None = None
+    """Many items in one call, for guests that move data by REP INS and REP OUTS: only where the next
+    items are known to have no other effect than moving data.  See `engine.ReadStringHandler`."""
     limit: ClassVar[int] = 0x10000
+
+    def with_handlers(self, read: ReadHandler | None = None, write: WriteHandler | None = None) -> Self:
+        """As of all regions; whoever wraps a handler sees each item of a string."""
+        return attrs.evolve(
+            self,
+            read=read or self.read,
+            write=write or self.write,
+            read_string=None if read else self.read_string,
+            write_string=None if write else self.write_string,
+        )
 
 
 @frozen(eq=False, kw_only=True)
@@ -154,6 +175,8 @@ def resolve(region: Region, first: int, owner: object) -> Exit:
         adapted_read,
         adapted_write,
         direct=direct_read & direct_write,
+        read_string=region.read_string if isinstance(region, Ports) else None,
+        write_string=region.write_string if isinstance(region, Ports) else None,
         owner=owner,
     )
 

@@ -19,6 +19,7 @@ from attrs import frozen
 from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.chains import Chain
 from vbox_pdm.device import DeviceType
+from vbox_pdm.engine import Exit
 from vbox_pdm.errors import PdmError, StateError
 from vbox_pdm.helpers import ResetSource, RuntimeErrorFlags, ShadowMode
 from vbox_pdm.instance import Instance
@@ -85,6 +86,7 @@ class KernelBench:
                 logger=self._logger,
                 rtc=taps.rtc,
                 dmac=taps.dmac,
+                host_file=taps.host_file,
                 watched=False,
                 strict=True,
             ),
@@ -251,6 +253,13 @@ class KernelBench:
         self.iom.flush()
         self.iom.port_write(port & 0xFFFF, size, value)
         self._settle()
+
+    def port_row(self, port: int, size: int) -> Exit | None:
+        """Who may serve a string."""
+        self.iom.flush()
+        row = self.iom.ports.find(port & 0xFFFF)
+        inside = row is not None and port + size <= row.first + row.size and size & row.direct
+        return row if inside else None
 
     def mmio_read(self, address: int, size: int) -> int:
         """A load."""

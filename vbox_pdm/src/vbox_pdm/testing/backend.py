@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import frozen
 
 from vbox_pdm.chains import Chain
+from vbox_pdm.engine import Exit
 
 if TYPE_CHECKING:
     from vbox_pdm.catalogue import Catalogue
@@ -51,6 +52,9 @@ class BenchTaps(Protocol):
     @property
     def rtc(self) -> Rtc:
         """Stands in for CMOS while no device has provided an Rtc."""
+
+    def host_file(self, name: str, most: int) -> bytes:
+        """A file of the host that a device reads.  PdmError as `DeviceHelpers.read_host_file`."""
 
     @property
     def dmac(self) -> Dmac:
@@ -174,6 +178,10 @@ class BenchBackend(Protocol):
 
     def port_write(self, port: int, size: int, value: int) -> None:
         """An OUT."""
+
+    def port_row(self, port: int, size: int) -> Exit | None:
+        """The row of the exit table whose string handlers may serve items of `size` at `port`: the
+        access lies in it and is direct."""
 
     def mmio_read(self, address: int, size: int) -> int:
         """A load of 1, 2, 4 or 8 bytes by the CPU: device RAM, ROM and guest RAM answer as well; A20

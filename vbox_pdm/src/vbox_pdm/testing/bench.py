@@ -38,7 +38,8 @@ class Bench(TapViews):
     hosts the devices ("bench", or one of the entry-point group `vbox.bench`; None takes the
     environment variable VBOX_BENCH, else "bench") or a BackendFactory; `strict` raises in the test
     what a plugin raised in a handler (the guest's view of it is the same either way); `utc` is the
-    wall clock at the start in ns since 1970.
+    wall clock at the start in ns since 1970; `files` are the host's files by the name that a device
+    gives to `helpers.read_host_file`.
 
     A `device` argument is the object that `add` returned, its title ("serial#0"), or its Instance.
     Errors of the bench are PdmErrors.
@@ -52,6 +53,7 @@ class Bench(TapViews):
         *,
         strict: bool = True,
         utc: int = UTC_START,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         if backend is None:
             backend = os.environ.get("VBOX_BENCH") or "bench"
@@ -60,7 +62,7 @@ class Bench(TapViews):
         self.catalogue = Catalogue(describe.plugin_entry_points())
         self._names = describe.Names(self.catalogue)
         self._dmac = FakeDmac(lambda: self.backend)
-        self._taps = Taps(lambda: self.now, self._dmac)
+        self._taps = Taps(lambda: self.now, self._dmac, files or {})
         self.backend: BenchBackend = factory(
             self._taps, catalogue=self.catalogue, ram=ram, seed=seed, utc=utc
         )
@@ -338,6 +340,40 @@ class Bench(TapViews):
         """OUT: 1, 2 or 4 bytes; `value` is cut to its size."""
         self._ensure_on()
         self.backend.port_write(port, _size(size, 4), value)
+        self._finish()
+
+    def port_read_string(self, port: int, size: int, count: int) -> bytes:
+        """REP INS: `count` items of 1, 2 or 4 bytes, by the region's string handler where it takes part,
+        as an engine does it."""
+        self._ensure_on()
+        data = bytearray()
+        while len(data) < count * size:
+            row = self.backend.port_row(port, _size(size, 4))
+            left = count - len(data) // size
+            part = b""
+            if row is not None and row.read_string is not None and left > 1:
+                part = row.read_string(port - row.first + row.start, size, left)
+                if not isinstance(part, bytes) or len(part) % size or len(part) > left * size:
+                    raise PdmError("VERR_INVALID_PARAMETER", f"A string handler answered {part!r}")
+            data += part or self.backend.port_read(port, size).to_bytes(size, "little")
+        self._finish()
+        return bytes(data)
+
+    def port_write_string(self, port: int, size: int, data: bytes) -> None:
+        """REP OUTS of whole items of 1, 2 or 4 bytes."""
+        self._ensure_on()
+        at = 0
+        while at < len(data):
+            row = self.backend.port_row(port, _size(size, 4))
+            taken = 0
+            if row is not None and row.write_string is not None and len(data) - at > size:
+                taken = row.write_string(port - row.first + row.start, size, data[at:])
+                if taken % size or not 0 <= taken <= len(data) - at:
+                    raise PdmError("VERR_INVALID_PARAMETER", f"A string handler answered {taken!r}")
+            if not taken:
+                self.backend.port_write(port, size, int.from_bytes(data[at : at + size], "little"))
+                taken = size
+            at += taken
         self._finish()
 
     def mmio_read(self, address: int, size: int = 4) -> int:

@@ -44,6 +44,12 @@ class Bus:
             for at in range(size):
                 self.port_write(port + at, 1, value >> (8 * at) & 0xFF)
 
+    def port_row(self, port: int, size: int) -> Exit | None:
+        """The row whose string handlers may serve items of `size` at `port`."""
+        row = self.ports.find(port)
+        inside = row is not None and port + size <= row.first + row.size and size & row.direct
+        return row if inside else None
+
     def load(self, address: int, size: int) -> int:
         """A load of the CPU: A20 applies."""
         at = self._gated(address)

@@ -18,6 +18,7 @@ from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.chains import Chain, ChainDriver, Lun, build_chain, remove_chain
 from vbox_pdm.device import DeviceType
 from vbox_pdm.dmaviews import DmaHandle
+from vbox_pdm.engine import Exit
 from vbox_pdm.errors import ConfigError, PdmError
 from vbox_pdm.instance import Instance, Phase
 from vbox_pdm.layers import Layer
@@ -479,6 +480,10 @@ class BenchHost:
         """OUT."""
         self.bus.port_write(port, size, value)
         self.settle()
+
+    def port_row(self, port: int, size: int) -> Exit | None:
+        """Who may serve a string."""
+        return self.bus.port_row(port, size)
 
     def mmio_read(self, address: int, size: int) -> int:
         """A load."""

@@ -181,6 +181,11 @@ class HostDriverHelpers(HostHelpers):
 class HostDeviceHelpers(HostHelpers):
     """What a device has."""
 
+    def read_host_file(self, name: str, *, most: int) -> bytes:
+        """A file that the test gave."""
+        self._creating("a copy of a file")
+        return self._host.taps.host_file(name, most)
+
     # --- regions
 
     def map_ports(self, port: int, region: Ports) -> Mapping:

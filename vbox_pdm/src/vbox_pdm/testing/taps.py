@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from vbox_pdm.errors import PdmError
 from vbox_pdm.helpers import ResetSource, RuntimeErrorFlags
 from vbox_pdm.testing.backend import BenchBackend, Failure
 from vbox_pdm.testing.dmac import FakeDmac
@@ -59,7 +60,7 @@ class FakeRtc:
 class Taps:
     """`BenchTaps` that remember."""
 
-    def __init__(self, now: Callable[[], int], dmac: FakeDmac) -> None:
+    def __init__(self, now: Callable[[], int], dmac: FakeDmac, files: Mapping[str, bytes]) -> None:
         self.rtc = FakeRtc()
         self.dmac = dmac
         self.irq_edges: list[Edge] = []
@@ -74,6 +75,17 @@ class Taps:
         self.dma_ranges: list[tuple[int, int]] = []
         self.failures: list[Failure] = []
         self._now = now
+        self._files = files
+
+    def host_file(self, name: str, most: int) -> bytes:
+        data = self._files.get(name)
+        if data is None:
+            raise PdmError(
+                "VERR_FILE_NOT_FOUND", f"The bench has no file '{name}'", "Give it: Bench(files=...)"
+            )
+        if len(data) > most:
+            raise PdmError("VERR_FILE_TOO_BIG", f"'{name}' has {len(data)} bytes, more than {most}")
+        return data
 
     def isa_irq(self, line: int, level: bool) -> None:
         """See `BenchTaps`; so are the rest."""

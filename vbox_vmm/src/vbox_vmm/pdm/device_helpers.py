@@ -50,6 +50,12 @@ class DeviceHelpers(InstanceHelpers):
         self.memory_write = self._pgm.write
         self.current_cpu = pdm.services.current_cpu
 
+    def read_host_file(self, name: str, *, most: int) -> bytes:
+        """A file that the configuration names.  VERR_FILE_NOT_FOUND, VERR_ACCESS_DENIED,
+        VERR_FILE_TOO_BIG."""
+        self._owned.creating("a copy of a file")
+        return self._pdm.read_host_file(name, most)
+
     # --- regions
 
     def map_ports(self, port: int, region: Ports) -> Mapping:

@@ -26,6 +26,7 @@ from vbox_pdm.helpers import Dmac, Pic, Rtc, RuntimeErrorFlags
 from vbox_pdm.instance import Instance, Phase
 from vbox_pdm.layers import Layer
 from vbox_pdm.life import DeviceNode, Notifier, construct_error
+from vbox_vmm import hostfiles
 from vbox_vmm.pdm import roles, saved
 from vbox_vmm.pdm.device_helpers import DeviceHelpers
 from vbox_vmm.pdm.lines import IntxPins, IsaLines
@@ -60,6 +61,7 @@ class Taps:
     """The logger of an instance, by title."""
     rtc: Rtc | None = None
     dmac: Dmac | None = None
+    host_file: Callable[[str, int], bytes] | None = None
     watched: bool = True
     """Whether the watchdog looks for callbacks that do not return."""
     strict: bool = False
@@ -207,6 +209,12 @@ class Pdm:
             owned.instance.call("pdm_init_complete")
             owned.instance.phase = Phase.READY
         self.complete = True
+
+    def read_host_file(self, name: str, most: int) -> bytes:
+        """See `DeviceHelpers.read_host_file`."""
+        if self.taps.host_file is not None:
+            return self.taps.host_file(name, most)
+        return hostfiles.read(self.services.cfgm, name, most)
 
     def adopt(self, owned: Owned) -> Owned:
         """Keep the record of a new instance."""

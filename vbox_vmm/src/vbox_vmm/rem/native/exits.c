@@ -14,6 +14,8 @@ static void row_free(Row *r)
     Py_XDECREF(r->write);
     Py_XDECREF(r->adapted_read);
     Py_XDECREF(r->adapted_write);
+    Py_XDECREF(r->read_string);
+    Py_XDECREF(r->write_string);
     Py_XDECREF(r->owner);
 }
 
@@ -50,6 +52,8 @@ static int row_read(Row *r, PyObject *exit, uint64_t previous, bool is_first, ui
         !(r->read = PyObject_GetAttrString(exit, "read")) || !(r->write = PyObject_GetAttrString(exit, "write")) ||
         !(r->adapted_read = PyObject_GetAttrString(exit, "adapted_read")) ||
         !(r->adapted_write = PyObject_GetAttrString(exit, "adapted_write")) ||
+        !(r->read_string = PyObject_GetAttrString(exit, "read_string")) ||
+        !(r->write_string = PyObject_GetAttrString(exit, "write_string")) ||
         !(r->owner = PyObject_GetAttrString(exit, "owner"))) {
         return -1;
     }
@@ -132,31 +136,15 @@ static inline Row *mmio_find(Table *t, uint64_t address, uint64_t *next)
     return NULL;
 }
 
-static inline Row *port_find(Table *t, uint32_t port)
-{
-    uint16_t number = t->index ? t->index[port] : 0;
-    return number ? t->rows + number - 1 : NULL;
-}
-
 /* ---- calling a handler ------------------------------------------------------------------------- */
 
-static void enter_python(Machine *m)
-{
-    PyEval_RestoreThread(m->thread);
-}
-
-static void leave_python(Machine *m)
-{
-    m->thread = PyEval_SaveThread();
-}
-
-/* Tell the host what went wrong; takes the current exception, or says that the result is no int. */
-static void report(Machine *m, PyObject *owner, uint64_t offset, unsigned size, const uint64_t *value, PyObject *result)
+void report_failure(Machine *m, PyObject *owner, uint64_t offset, unsigned size, const uint64_t *value,
+                    PyObject *result)
 {
     PyObject *type, *error, *trace, *outcome, *v;
 
     if (result != NULL) {
-        PyErr_Format(PyExc_TypeError, "a read handler must return int, not %R", (PyObject *)Py_TYPE(result));
+        PyErr_Format(PyExc_TypeError, "a handler must not return %R", (PyObject *)Py_TYPE(result));
     }
     PyErr_Fetch(&type, &error, &trace);
     PyErr_NormalizeException(&type, &error, &trace);
@@ -204,7 +192,7 @@ static uint64_t call_read(Machine *m, Row *r, bool direct, uint64_t offset, unsi
     if (likely(result != NULL && PyLong_Check(result))) {
         value = PyLong_AsUnsignedLongLongMask(result);
     } else {
-        report(m, owner, offset, size, NULL, result);
+        report_failure(m, owner, offset, size, NULL, result);
     }
     Py_XDECREF(result);
     Py_XDECREF(arguments[1]);
@@ -232,7 +220,7 @@ static void call_write(Machine *m, Row *r, bool direct, uint64_t offset, unsigne
         result = PyObject_Vectorcall(handler, arguments + 1, 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     }
     if (unlikely(result == NULL)) {
-        report(m, owner, offset, size, &value, NULL);
+        report_failure(m, owner, offset, size, &value, NULL);
     }
     Py_XDECREF(result);
     Py_XDECREF(arguments[1]);
@@ -340,12 +328,6 @@ static uint32_t rem_dispatch_write(void *uc, void *region, uint64_t address, uin
 
 /* Loads and stores of translated code arrive here.  Unicorn would make two aligned accesses of one that
  * is not aligned, which a device would notice. */
-static TlbEntry *entry_of(void *env, unsigned mode, uint64_t address)
-{
-    char *fast = (char *)env - CPU_ENV + CPU_TLB + TLB_FAST + mode * TLB_FAST_SIZE;
-    return FIELD(TlbEntry *, fast, FAST_TABLE) + ((address >> PAGE_BITS) & (FIELD(uint64_t, fast, FAST_MASK) >> 6));
-}
-
 static inline bool hits(uint64_t tag, uint64_t address)
 {
     return (tag & (PAGE_MASK | TLB_INVALID)) == (address & PAGE_MASK);
@@ -483,22 +465,11 @@ static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi
 
 /* Loads and stores of Unicorn's helpers (interrupt frames, descriptors, FXSAVE) arrive here.  Unicorn walks
  * its hooks and regions for each; what is plain memory needs neither. */
-static inline void *plain(void *env, uint64_t address, int mode, unsigned size, bool store)
-{
-    TlbEntry *e = entry_of(env, mode, address);
-    uint64_t tag = store ? e->write : e->read;
-
-    /* any flag in the tag, or an end in the next page, makes them differ */
-    return likely(tag == (address & PAGE_MASK) && (address & (PAGE_SIZE - 1)) <= PAGE_SIZE - size)
-               ? (void *)(address + e->addend)
-               : NULL;
-}
-
 #define HELPER_LOAD(name, type, size)                                                            \
     static uint64_t (*orig_##name)(void *, uint64_t, int, uintptr_t);                            \
     static uint64_t rem_##name(void *env, uint64_t address, int mode, uintptr_t back)            \
     {                                                                                            \
-        void *host = plain(env, address, mode, size, false);                                     \
+        void *host = plain_memory(env, address, mode, size, false);                                     \
         type value;                                                                              \
         if (host == NULL || unlikely(machine_of(FIELD(void *, env, ENV_UC)) == NULL)) {          \
             return orig_##name(env, address, mode, back);                                        \
@@ -510,7 +481,7 @@ static inline void *plain(void *env, uint64_t address, int mode, unsigned size, 
     static void (*orig_##name)(void *, uint64_t, uint64_t, int, uintptr_t);                       \
     static void rem_##name(void *env, uint64_t address, uint64_t wide, int mode, uintptr_t back)  \
     {                                                                                             \
-        void *host = plain(env, address, mode, size, true);                                       \
+        void *host = plain_memory(env, address, mode, size, true);                                       \
         type value = (type)wide;                                                                  \
         if (host == NULL || unlikely(machine_of(FIELD(void *, env, ENV_UC)) == NULL)) {           \
             orig_##name(env, address, wide, mode, back);                                          \

@@ -116,7 +116,7 @@ static bool is_restricted(void *env)
     return FIELD(uint64_t, env, ENV_CR) & 1 && (flags & FLAG_VM || (HFLAGS & HF_CPL) > (flags >> 12 & 3));
 }
 
-static void check_permission(void *env, uint32_t port, unsigned size, uintptr_t back)
+void check_permission(void *env, uint32_t port, unsigned size, uintptr_t back)
 {
     const SegmentCache *tss = &FIELD(SegmentCache, env, ENV_TR);
     uint32_t hflags = HFLAGS, type = tss->flags >> 8 & 15, at;
@@ -142,13 +142,13 @@ fault:
 }
 
 #define IN(letter, size)                                             \
-    static uint64_t rem_in##letter(void *env, uint32_t port)         \
+    uint64_t rem_in##letter(void *env, uint32_t port)                \
     {                                                                \
         check_permission(env, port & 0xffff, size, HERE);            \
         return port_read(machine_of_env(env), port & 0xffff, size);  \
     }
 #define OUT(letter, size)                                                \
-    static void rem_out##letter(void *env, uint32_t port, uint32_t value) \
+    void rem_out##letter(void *env, uint32_t port, uint32_t value) \
     {                                                                    \
         check_permission(env, port & 0xffff, size, HERE);                \
         port_write(machine_of_env(env), port & 0xffff, size, value);     \

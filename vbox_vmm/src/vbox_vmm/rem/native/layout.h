@@ -202,6 +202,7 @@ enum {
 enum {
     HF_CPL = 3,
     HF_INHIBIT_IRQ = 1 << 3,
+    HF_CS32 = 1 << 4,
     HF_CS64 = 1 << 15,
     HF_LMA = 1 << 14,
     HF_SMAP = 1 << 23,

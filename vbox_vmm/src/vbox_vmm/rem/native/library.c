@@ -74,6 +74,18 @@ static OpLink *instruction_start(void *tcg)
     return link;
 }
 
+/* Linear. */
+static uint64_t instruction_address(void *tcg)
+{
+    return FIELD(uint64_t, (char *)instruction_start(tcg) - OP_LINK, OP_ARGS);
+}
+
+static bool is_port_helper(void *helper)
+{
+    return helper == (void *)rem_inb || helper == (void *)rem_inw || helper == (void *)rem_inl ||
+           helper == (void *)rem_outb || helper == (void *)rem_outw || helper == (void *)rem_outl;
+}
+
 static bool instruction_accesses_memory(void *tcg)
 {
     for (OpLink *link = FIELD(OpLink *, tcg, TCG_OPS_TAIL); opcode_of(link) != OPCODE_INSN_START;
@@ -114,9 +126,11 @@ static void rem_callN(void *tcg, void *function, void *result, int count, void *
     orig_callN(tcg, function, result, count, arguments);
     ours = replacement_of(function);
     if (ours != NULL) {
-        redirect_last_call(tcg, function, ours);
-        ours = string_io_check(m->env, ours);
-        if (unlikely(ours != NULL) && instruction_accesses_memory(tcg)) {
+        bool is_string = is_port_helper(ours) && instruction_accesses_memory(tcg);
+        void *bulk = is_string ? string_io_helper(m->env, ours, instruction_address(tcg)) : NULL;
+        redirect_last_call(tcg, function, bulk != NULL ? bulk : ours);
+        ours = is_string ? string_io_check(m->env, ours) : NULL;
+        if (unlikely(ours != NULL)) {
             /* Unicorn stores to INS's destination, and loads OUTS's source, before it asks for the port. */
             void *env[] = {(char *)tcg + FIELD(uintptr_t, tcg, TCG_CPU_ENV)};
             orig_callN(tcg, lib.helper_cli, NULL, 1, env);
@@ -173,6 +187,7 @@ static const struct {
     INTERNAL(raise_exception_err_ra),
     INTERNAL(cpu_lduw_mmuidx_ra),
     INTERNAL(cpu_ldub_mmuidx_ra),
+    INTERNAL(cpu_stb_mmuidx_ra),
     INTERNAL(cpu_loop_exit_restore),
     INTERNAL(tlb_flush),
     INTERNAL(tb_flush),

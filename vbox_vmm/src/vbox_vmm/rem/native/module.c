@@ -168,6 +168,8 @@ static int core_traverse(PyObject *self, visitproc visit, void *arg)
             Py_VISIT(r->write);
             Py_VISIT(r->adapted_read);
             Py_VISIT(r->adapted_write);
+            Py_VISIT(r->read_string);
+            Py_VISIT(r->write_string);
             Py_VISIT(r->owner);
         }
     }

@@ -3,6 +3,7 @@
  *   library.c  finds libunicorn's functions, reroutes a dozen of them, opens and checks an engine
  *   memory.c   RAM slots, TLB entries, page-table access, self-modifying code, dirty pages
  *   exits.c    port and MMIO tables, and the way from an access to a Python handler
+ *   strings.c  REP INS and REP OUTS: many items in one call of a handler
  *   cpu.c      running, interrupts, exceptions, kicks and the deadline, the time-stamp counter
  *   helpers.c  instructions that Unicorn leaves out or gets wrong: SYSCALL, SYSENTER, IN, OUT, RDMSR, CPUID
  *   debug.c    DR0 to DR7: code and data breakpoints, general detect, ICEBP
@@ -53,7 +54,7 @@ typedef struct {
     uint64_t first, last;
     uint64_t start;
     uint32_t direct;
-    PyObject *read, *write, *adapted_read, *adapted_write, *owner;
+    PyObject *read, *write, *adapted_read, *adapted_write, *read_string, *write_string, *owner;
 } Row;
 
 typedef struct {
@@ -137,6 +138,7 @@ typedef struct {
     void (*raise_exception_err_ra)(void *, int, int, uintptr_t) __attribute__((noreturn));
     uint32_t (*cpu_lduw_mmuidx_ra)(void *, uint64_t, int, uintptr_t);
     uint32_t (*cpu_ldub_mmuidx_ra)(void *, uint64_t, int, uintptr_t);
+    void (*cpu_stb_mmuidx_ra)(void *, uint64_t, uint32_t, int, uintptr_t);
     void (*cpu_loop_exit_restore)(void *, uintptr_t) __attribute__((noreturn));
     void (*tlb_flush)(void *);
     void (*tb_flush)(void *);
@@ -184,6 +186,52 @@ static inline void update_hflags(void *env)
     FIELD(uint32_t, env, ENV_HFLAGS) &= ~(uint32_t)(FLAG_TF | FLAG_IOPL | FLAG_VM);
 }
 
+static inline Row *port_find(Table *t, uint32_t port)
+{
+    uint16_t number = t->index ? t->index[port] : 0;
+    return number ? t->rows + number - 1 : NULL;
+}
+
+/* Around a call of a handler: the GIL is released while guest code runs. */
+static inline void enter_python(Machine *m)
+{
+    PyEval_RestoreThread(m->thread);
+}
+
+static inline void leave_python(Machine *m)
+{
+    m->thread = PyEval_SaveThread();
+}
+
+static inline TlbEntry *entry_of(void *env, unsigned mode, uint64_t address)
+{
+    char *fast = (char *)env - CPU_ENV + CPU_TLB + TLB_FAST + mode * TLB_FAST_SIZE;
+    return FIELD(TlbEntry *, fast, FAST_TABLE) + ((address >> PAGE_BITS) & (FIELD(uint64_t, fast, FAST_MASK) >> 6));
+}
+
+/* Where an access lies in the host's memory, when it needs nothing but to be done; else NULL. */
+static inline void *plain_memory(void *env, uint64_t address, int mode, unsigned size, bool store)
+{
+    TlbEntry *e = entry_of(env, mode, address);
+    uint64_t tag = store ? e->write : e->read;
+
+    /* any flag in the tag, or an end in the next page, makes them differ */
+    return likely(tag == (address & PAGE_MASK) && (address & (PAGE_SIZE - 1)) <= PAGE_SIZE - size)
+               ? (void *)(address + e->addend)
+               : NULL;
+}
+
+/* The MMU mode of data accesses in the CPU's present state. */
+static inline unsigned data_mode(void *env)
+{
+    uint32_t hflags = FIELD(uint32_t, env, ENV_HFLAGS);
+
+    if ((hflags & HF_CPL) == 3) {
+        return MMU_USER;
+    }
+    return !(hflags & HF_SMAP) || FIELD(uint64_t, env, ENV_EFLAGS) & FLAG_AC ? MMU_KNOSMAP : MMU_KSMAP;
+}
+
 /* library.c */
 int library_load(const char *path);       /* -1 with a Python exception */
 int engine_open(Machine *, uint32_t buffer); /* -1 with a Python exception */
@@ -205,6 +253,9 @@ int table_set(Table *, PyObject *rows, uint64_t highest, bool ports);
 void table_free(Table *);
 uint64_t port_read(Machine *, uint32_t port, unsigned size);
 void port_write(Machine *, uint32_t port, unsigned size, uint64_t value);
+/* Tell the host what went wrong; takes the current exception, or says that the result is of no use. */
+void report_failure(Machine *, PyObject *owner, uint64_t offset, unsigned size, const uint64_t *value,
+                    PyObject *result);
 uint64_t mmio_read(Machine *, uint64_t address, unsigned size);
 void mmio_write(Machine *, uint64_t address, unsigned size, uint64_t value);
 
@@ -226,7 +277,14 @@ typedef struct {
     void *function;
 } Replacement;
 extern const Replacement replacements[], debug_replacements[];
+uint64_t rem_inb(void *env, uint32_t port), rem_inw(void *env, uint32_t port), rem_inl(void *env, uint32_t port);
+void rem_outb(void *env, uint32_t port, uint32_t value), rem_outw(void *env, uint32_t port, uint32_t value),
+    rem_outl(void *env, uint32_t port, uint32_t value);
+void check_permission(void *env, uint32_t port, unsigned size, uintptr_t back);
 void *string_io_check(void *env, void *port_helper); /* what must run before INS and OUTS, or NULL */
+
+/* strings.c */
+void *string_io_helper(void *env, void *port_helper, uint64_t pc); /* what serves a REP INS or OUTS, or NULL */
 
 /* debug.c */
 int watch_page(Machine *, uint64_t page);
