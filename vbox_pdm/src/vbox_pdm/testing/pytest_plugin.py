@@ -7,6 +7,7 @@ def test_uart_after_reset_is_empty(bench):
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -20,12 +21,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--vbox-bench",
         metavar="NAME",
         default=None,
-        help="what hosts the devices of the fixture `bench`: bench (default), kernel, or another backend",
+        help="what hosts the devices of benches: bench (default), kernel, or another backend",
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """For tests that make a Bench of their own, too."""
+    name = config.getoption("--vbox-bench")
+    if name:
+        os.environ["VBOX_BENCH"] = name
+
+
 @pytest.fixture
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench() -> Iterator[Bench]:
     """A Bench, destructed after the test."""
-    with Bench(backend=request.config.getoption("--vbox-bench")) as made:
+    with Bench() as made:
         yield made
