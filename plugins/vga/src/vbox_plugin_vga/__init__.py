@@ -1,0 +1,1 @@
+"""A VGA with Bochs' DISPI extension: the device `vga` of vbox-vmm."""
