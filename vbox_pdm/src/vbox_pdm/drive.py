@@ -66,7 +66,8 @@ class DriveRequest:
     """A command under way.  `packet` is the CDB of a PACKET command (12 bytes).
 
     `views` is the memory of this step, and belongs to the request until `done(request)` is called:
-    once for each submission, under the VM's lock, perhaps before `drive_submit` returns.  Then
+    once for each submission whatever happens meanwhile (a reset, a saved state that is loaded, a medium
+    that is pulled), under the VM's lock, perhaps before `drive_submit` returns.  Then
     `moved` is how many bytes of them were transferred in this step, and `more` says whether the
     command has more to transfer.  `position` counts the bytes of the steps before.
 
@@ -129,7 +130,8 @@ class DriveAbove(End, Protocol):
     """A controller, as its drive calls it."""
 
     def drive_notify(self) -> None:
-        """Something happened that the host may want to know without asking (a medium was changed)."""
+        """Something happened that the host may want to know without asking: a medium was changed, or
+        there is a drive now (`drive_signature`) where there was none, or none any more."""
 
 
 Drive = Layer("Drive", DriveBelow, DriveAbove)  # type: ignore[type-abstract]

@@ -49,6 +49,18 @@ def test_interrupt_lines_router_and_edge_level_register_agree() -> None:
     assert [f.line for f in functions] == [None, None, 9, 10]
 
 
+def test_ide_controller_decodes_its_channels() -> None:
+    board = make_board()
+    ide = board.add(1, function=1, vendor=0x8086, device_id=0x7010, class_code=0x010180, pin=0)
+    ide.custom(0x40, bytes(4), b"\xff\xf3\xff\xf3")
+    ide.custom(4, b"\0\0", b"\x05\0")
+
+    firmware_none.set_up(FakeMemory(), board)
+
+    assert ide.config_read(0x40, 4) == 0x8000_8000
+    assert ide.config_read(4, 2) & 1
+
+
 def test_pam_ends_as_ram_with_a_read_only_f_segment() -> None:
     board = make_board()
 

@@ -1,7 +1,7 @@
 """No firmware: what it would have done to the board, done by the VMM.
 
 Reference: PCI Local Bus 3.0 chapter 6; 82441FX (PAM registers 59h..5Fh); 82371SB (PIRQ registers
-60h..63h, ELCR 4D0h and 4D1h); PCI Firmware 3.0 for the order of things.  Everything is done by the
+60h..63h, ELCR 4D0h and 4D1h, IDETIM 40h..43h); PCI Firmware 3.0 for the order of things.  Everything is done by the
 accesses that firmware would make: port reads and writes, so that it works with any devices.
 
 BARs of functions on bus 0 get addresses, the largest first: I/O from C000h, memory in the hole below
@@ -39,6 +39,7 @@ ADDRESS, DATA = 0xCF8, 0xCFC
 IO_FIRST, IO_END = 0xC000, 0x10000
 MEMORY_FIRST, MEMORY_END = 0xC0000000, 0xFEC00000
 PAM0, PAM6 = 0x59, 0x5F
+IDE_CLASS, IDETIM, IDE_DECODE = 0x0101, (0x40, 0x42), 0x8000
 TABLES = 0xF0000
 IRET = 0xFFF53
 """Where the unused interrupt vectors point, as in every PC BIOS."""
@@ -95,6 +96,7 @@ def set_up(memory: GuestMemory, bus: PortBus) -> list[Function]:
     functions = find_functions(config)
     _shadow_to_ram(config, functions)
     _assign(config, functions, memory)
+    _enable_ide(config, functions)
     _set_up_legacy(bus)
     _route_interrupts(config, bus, functions)
     _write_tables(memory, functions)
@@ -192,6 +194,16 @@ def _assign(config: ConfigSpace, functions: list[Function], memory: GuestMemory)
         if bar.register != ROM_BAR:  # a ROM is switched on by who wants to read it
             enable = COMMAND_IO if bar.io else COMMAND_MEMORY
             config.write(*at, COMMAND, 2, config.read(*at, COMMAND, 2) | enable)
+
+
+def _enable_ide(config: ConfigSpace, functions: list[Function]) -> None:
+    """Intel's IDE controllers in legacy mode decode their fixed ports once IDETIM says so (290550)."""
+    for function in functions:
+        if function.vendor == 0x8086 and function.class_code >> 8 == IDE_CLASS:
+            at = (function.device, function.function)
+            for register in IDETIM:
+                config.write(*at, register, 2, config.read(*at, register, 2) | IDE_DECODE)
+            config.write(*at, COMMAND, 2, config.read(*at, COMMAND, 2) | COMMAND_IO)
 
 
 def _route_interrupts(config: ConfigSpace, bus: PortBus, functions: list[Function]) -> None:

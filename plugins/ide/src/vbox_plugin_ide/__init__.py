@@ -1,0 +1,1 @@
+"""IDE controllers as devices of vbox-vmm."""
