@@ -57,7 +57,7 @@ $(STAMP): $(SET_UP_BY)
 	bash scripts/setup.sh $(VENV)
 
 clean:
-	rm -rf $(VENV) .cache/apt .cache/initrd .cache/tiny .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .cache/apt .cache/media .cache/tiny .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf $(foreach each,$(DISTRIBUTIONS),$(each)/build $(each)/dist $(wildcard $(each)/src/*.egg-info))
 	find $(DISTRIBUTIONS) tests scripts docs -name __pycache__ -prune -exec rm -rf {} +
 	find $(DISTRIBUTIONS) -name '*.so' -delete

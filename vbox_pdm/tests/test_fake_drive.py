@@ -24,7 +24,8 @@ class Controller(Device[Any]):
         self.notified += 1
 
     def request(self, command: int, *views: memoryview, packet: bytes = b"") -> DriveRequest:
-        request = DriveRequest(TaskFile(command, count=3, lba=9, device=0x40), self.ended, packet, views=views)
+        task = TaskFile(command, count=3, lba=9, device=0x40)
+        request = DriveRequest(task, self.ended, packet, views=views)
         self.drive.drive_submit(request)
         return request
 

@@ -1,8 +1,8 @@
 """No firmware: what it would have done to the board, done by the VMM.
 
 Reference: PCI Local Bus 3.0 chapter 6; 82441FX (PAM registers 59h..5Fh); 82371SB (PIRQ registers
-60h..63h, ELCR 4D0h and 4D1h, IDETIM 40h..43h); PCI Firmware 3.0 for the order of things.  Everything is done by the
-accesses that firmware would make: port reads and writes, so that it works with any devices.
+60h..63h, ELCR 4D0h and 4D1h, IDETIM 40h..43h); PCI Firmware 3.0 for the order of things.  Everything is
+done by the accesses that firmware would make: port reads and writes, so that it works with any devices.
 
 BARs of functions on bus 0 get addresses, the largest first: I/O from C000h, memory in the hole below
 FEC00000h, 64-bit ones above the RAM when that is full.  Functions behind PCI-to-PCI bridges are left
