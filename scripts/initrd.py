@@ -6,8 +6,9 @@ uncompressed, because unpacking is the guest's time, and the same for the same c
 names, time 0, owner root.
 
 In the guest, init links busybox's applets into /bin, mounts /proc, /sys and /dev, loads the modules
-in /modules, runs the commands it was given, and keeps a shell with job control on the console that is
-last on the kernel's command line: ttyS0 with `console=ttyS0`.
+in /modules with the parameters that the kernel's command line has for them (`libata.dma=0`, with `_` for
+`-` in names), runs the commands it was given, and keeps a shell with job control on the console that is
+last on the command line: ttyS0 with `console=ttyS0`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BANNER = "vbox-vmm guest: Linux"
 
 INIT = f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin HOME=/root TERM=vt100 ENV=/etc/shell PS1='{PROMPT}'
+export PATH=/sbin:/bin HOME=/root TERM=vt100 ENV=/etc/shell PS1='{PROMPT}'
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -36,8 +37,15 @@ mount -t devpts devpts /dev/pts
 hostname guest
 # The kernel's messages would come into the middle of what the shell says.
 dmesg -n 1
+read -r line < /proc/cmdline
 for module in /modules/*.ko; do
-    [ ! -e "$module" ] || insmod "$module" || echo "init: $module was not loaded"
+    [ -e "$module" ] || continue
+    name=${{module##*/???-}}
+    parameters=
+    for word in $line; do
+        case $word in "${{name%.ko}}".*=*) parameters="$parameters ${{word#*.}}" ;; esac
+    done
+    insmod "$module" $parameters || echo "init: $module was not loaded"
 done
 cd /root
 [ ! -e /commands ] || sh /commands
@@ -56,6 +64,22 @@ reboot() { busybox reboot -f; }
 
 Entry = tuple[int, bytes, tuple[int, int]]
 """mode, contents, (major, minor) of a device."""
+
+
+FILE_SYSTEM_PROGRAMS = ("mkfs.ext4", "e2fsck", "debugfs")
+
+
+def file_system_tools() -> dict[str, Path]:
+    """`files` for build(): programs that make, check and show ext4, from Debian, in /sbin.
+
+    With the libraries that they load, the loader, and their settings.  Raises packages.Unavailable."""
+    found = {"etc/mke2fs.conf": packages.find(packages.FILE_SYSTEM_TOOLS, "etc/mke2fs.conf")}
+    for name in FILE_SYSTEM_PROGRAMS:
+        program = packages.Program(packages.FILE_SYSTEM_TOOLS, f"sbin/{name}")
+        found[f"sbin/{name}"] = program.path.resolve()
+        found[f"lib64/{program.loader.name}"] = program.loader.resolve()
+        found.update((f"lib/{path.name}", path.resolve()) for path in program.objects())
+    return found
 
 
 def build(

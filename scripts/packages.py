@@ -3,13 +3,15 @@
 
     packages.py [NAME...]      fetches, and prints "name<TAB>folder" for each
 
-What guests need: Debian's amd64 kernel with its modules, and a static busybox.  Everything goes
-through apt-get and dpkg-deb, and works without root: an ordinary user downloads with the machine's
-package lists, or, where there are none, with lists of his own in the cache.
+What guests need: Debian's amd64 kernel with its modules, a static busybox, firmware, boot loaders, a
+memory test and the installer.  Everything goes through apt-get and dpkg-deb, and works without root: an
+ordinary user downloads with the machine's package lists, or, where there are none, with lists of his own
+in the cache.  Programs from packages run with the libraries of packages (`Program`), so that it does not
+matter what the machine has.
 
 The cache is `.cache` at the root of the repository, or $VBOX_CACHE:
 
-    packages/NAME/      an unpacked package; the file PACKAGE in it says which version
+    packages/NAME/      an unpacked package; the file PACKAGE in it says which version, and what it needs
     apt/                package lists of our own
 
 A package that is there is not fetched again: remove its folder to get a newer one.
@@ -24,12 +26,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNEL, BUSYBOX = "linux-image-amd64", "busybox-static"
+KERNEL, BUSYBOX, FIRMWARE = "linux-image-amd64", "busybox-static", "seabios"
+ISOLINUX, SYSLINUX = "isolinux", "syslinux-common"
+GRUB, GRUB_TOOLS, FILE_SYSTEM_TOOLS = "grub-pc-bin", "grub-common", "e2fsprogs"
+MEMTEST, INSTALLER = "memtest86+", "debian-installer-12-netboot-i386"
+ALL = (KERNEL, BUSYBOX, FIRMWARE, ISOLINUX, SYSLINUX, GRUB, GRUB_TOOLS, FILE_SYSTEM_TOOLS, MEMTEST, INSTALLER)
 PATIENCE = 600
 """Seconds that one run of apt-get may take."""
 
@@ -52,15 +58,27 @@ def kernel() -> Path:
 
 def modules_dir() -> Path:
     """The folder lib/modules/VERSION of that kernel.  Raises Unavailable."""
-    folder = obtain(KERNEL)
-    merged = folder / "usr/lib/modules"
-    return _only(folder, "usr/lib/modules/*" if merged.is_dir() else "lib/modules/*")
+    return find(KERNEL, "lib/modules/*")
 
 
 def busybox() -> Path:
     """A busybox that needs no libraries.  Raises Unavailable."""
-    folder = obtain(BUSYBOX)
-    return _only(folder, "usr/bin/busybox" if (folder / "usr/bin/busybox").is_file() else "bin/busybox")
+    return find(BUSYBOX, "bin/busybox")
+
+
+def firmware_dir() -> Path:
+    """The folder with SeaBIOS (bios-256k.bin) and its VGA BIOSes (vgabios-*.bin).  Raises Unavailable."""
+    return find(FIRMWARE, "usr/share/seabios/bios-256k.bin").parent
+
+
+def find(name: str, pattern: str) -> Path:
+    """The file or folder in a package whose path matches; the last one when several do.
+
+    Releases of Debian differ in whether /bin, /lib and /sbin are folders of their own or below /usr: a
+    pattern without usr/ means both.  Raises Unavailable."""
+    folder = obtain(name)
+    merged = sorted(folder.glob(f"usr/{pattern}"))
+    return merged[-1] if merged else _only(folder, pattern)
 
 
 def obtain(name: str) -> Path:
@@ -76,10 +94,62 @@ def obtain(name: str) -> Path:
     return target
 
 
+class Program:
+    """A program of a package, run with libraries of packages.  Making one raises Unavailable.
+
+    The package's libc brings the loader, which is told where the libraries are."""
+
+    def __init__(self, name: str, pattern: str) -> None:
+        self.path = find(name, pattern)
+        folders = [obtain(library) for library in libraries(name)]
+        places = [place for folder in folders for place in folder.glob("**/*-linux-gnu") if place.is_dir()]
+        loaders = [loader for place in places for loader in place.glob("ld-linux*.so.*")]
+        if not loaders:
+            raise Unavailable(
+                f"no package that {name} needs has a loader; remove {obtain(name)} to fetch it again"
+            )
+        self.loader = loaders[0]
+        self._by = [str(self.loader), "--library-path", ":".join(map(str, places))]
+
+    def run(self, *words: str | Path, environment: Mapping[str, str] | None = None) -> str:
+        """Run it; its standard output.  Raises Unavailable with its error output when it fails."""
+        return _run(*self._by, str(self.path), *map(str, words), more_environment=environment)
+
+    def objects(self) -> list[Path]:
+        """The shared libraries that it loads, without the loader itself."""
+        listed = _run(*self._by, "--list", str(self.path))
+        found = [Path(path) for path in re.findall(r"=> (/\S+) \(", listed)]
+        return [path for path in found if path.name != self.loader.name]
+
+
+def libraries(name: str) -> list[str]:
+    """The packages of libraries that a package needs, and those that they need.  Raises Unavailable."""
+    found: list[str] = []
+    waiting = [name]
+    while waiting:
+        for needed in _depends(waiting.pop()):
+            if needed.startswith("lib") and needed not in found:
+                found.append(needed)
+                waiting.append(needed)
+    return found
+
+
+def _depends(name: str) -> list[str]:
+    """The packages in the fields Pre-Depends and Depends; of alternatives the first."""
+    text = (obtain(name) / "PACKAGE").read_text()
+    fields = re.findall(r"^(?:Pre-)?Depends: (.*)$", text, re.MULTILINE)
+    return [
+        match[0]
+        for field in fields
+        for part in field.split(",")
+        if (match := re.match(r"[^\s(:|]+", part.strip()))
+    ]
+
+
 def main(names: list[str]) -> int:
     """Fetch them, or all that guests need; 1 when one had to be left out."""
     status = 0
-    for name in names or (KERNEL, BUSYBOX):
+    for name in names or ALL:
         try:
             print(f"{name}\t{obtain(name)}")
         except Unavailable as error:
@@ -140,7 +210,8 @@ def _fetch_with(options: list[str], name: str, target: Path) -> None:
         package = _only(download, "*.deb")
         _say(f"unpacking {package.name} ({package.stat().st_size >> 10} KiB)")
         _run("dpkg-deb", "-x", str(package), str(tree))
-        (tree / "PACKAGE").write_text(package.name + "\n")
+        needs = _run("dpkg-deb", "-f", str(package), "Pre-Depends", "Depends")
+        (tree / "PACKAGE").write_text(f"{package.name}\n{needs}")
         tree.chmod(0o755)
         if target.exists():
             shutil.rmtree(target)  # without the file PACKAGE it is nothing that we made
@@ -160,8 +231,9 @@ def _apt(options: list[str], program: str, *words: str, cwd: Path | None = None)
     return _run(program, "-q", *unsandboxed, *options, *words, cwd=cwd)
 
 
-def _run(*words: str, cwd: Path | None = None) -> str:
+def _run(*words: str, cwd: Path | None = None, more_environment: Mapping[str, str] | None = None) -> str:
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    environment.update(more_environment or {})
     try:
         done = subprocess.run(
             words,

@@ -75,7 +75,10 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs = {
         "apt-get": 'case "$*" in *download*) touch "thing_1_amd64.deb" ;; esac',
         "apt-cache": 'printf "x\\n  Depends: linux-image-9.9-amd64\\n"',
-        "dpkg-deb": 'mkdir -p "$3/boot"; touch "$3/boot/vmlinuz-9.9"',
+        "dpkg-deb": """case "$1" in
+            -x) mkdir -p "$3/boot"; touch "$3/boot/vmlinuz-9.9" ;;
+            -f) case "$*" in *Depends*) printf 'Depends: libx1 (>= 2), liby:any | libz, tool\\n' ;; esac ;;
+        esac""",
     }
     for name, body in programs.items():
         write_program(folder / name, f'echo "{name} $*" >> {tmp_path}/log\n{body}')
@@ -141,6 +144,29 @@ def test_initrd_with_modules_holds_them_in_the_order_of_loading(tmp_path: Path, 
     assert found["modules/003-packed.ko"][1] == module("base")
 
 
+def test_init_gives_modules_their_parameters_of_the_command_line(tmp_path: Path) -> None:
+    start, end = initrd.INIT.index("read -r line"), initrd.INIT.index("cd /root")
+    script = initrd.INIT[start:end].replace("/proc/cmdline", "line").replace("/modules/", "modules/")
+    (tmp_path / "line").write_text("quiet libata.dma=0 libata.x=y libata2.z=1 a=libata.b=2 sd_mod.c=3\n")
+    (tmp_path / "modules").mkdir()
+    for name in ("000-libata", "001-cdrom", "002-sd_mod"):
+        (tmp_path / "modules" / f"{name}.ko").touch()
+
+    done = subprocess.run(
+        ["sh", "-c", f'insmod() {{ echo "$@"; }}\n{script}'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.splitlines() == [
+        "modules/000-libata.ko dma=0 x=y",
+        "modules/001-cdrom.ko",
+        "modules/002-sd_mod.ko c=3",
+    ]
+
+
 def test_modules_built_in_need_no_file(kernel_modules: Path) -> None:
     assert kmodules.Modules(kernel_modules).closure(["core"]) == []
 
@@ -175,6 +201,29 @@ def test_package_half_unpacked_is_unpacked_again(archive: Path, tmp_path: Path) 
     (tmp_path / "cache" / "packages" / "linux-image-amd64" / "boot").mkdir(parents=True)
 
     assert packages.kernel().is_file()
+
+
+def test_libraries_of_a_package_are_those_it_depends_on_each_once(archive: Path) -> None:
+    # All packages of this archive depend on the same ones, libraries on themselves.
+    assert packages.libraries("thing") == ["libx1", "liby"]
+
+
+def test_program_of_a_package_without_libc_says_so(archive: Path) -> None:
+    with pytest.raises(packages.Unavailable, match="loader"):
+        packages.Program("thing", "boot/vmlinuz-*")
+
+
+def test_package_with_folders_below_usr_is_searched_there_too(archive: Path, tmp_path: Path) -> None:
+    for name, folder in (("old", "bin"), ("new", "usr/bin")):
+        place = tmp_path / "cache" / "packages" / name / folder
+        place.mkdir(parents=True)
+        (place / "program").touch()
+        (tmp_path / "cache" / "packages" / name / "PACKAGE").touch()
+
+    assert packages.find("old", "bin/program").parent.name == "bin"
+    assert packages.find("new", "bin/program").is_relative_to(tmp_path / "cache" / "packages" / "new" / "usr")
+    with pytest.raises(packages.Unavailable, match="nothing"):
+        packages.find("old", "bin/nothing")
 
 
 def test_packages_without_apt_say_so(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
