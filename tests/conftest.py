@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import guests
-import packages
 import pytest
 from guests import GuestFiles
-from machines import Guest, Shared
-
-
-def _or_skip(find: Callable[[], GuestFiles]) -> GuestFiles:
-    try:
-        return find()
-    except packages.Unavailable as error:
-        pytest.skip(str(error))
+from machines import Guest, Shared, found
 
 
 @pytest.fixture(scope="session")
 def debian() -> GuestFiles:
     """Debian's amd64 kernel and an initrd, with a shell on the first serial line."""
-    return _or_skip(guests.debian)
+    return found(guests.debian)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +33,7 @@ def debian_initrd(debian: GuestFiles) -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> GuestFiles:
     """The tiny guest."""
-    return _or_skip(guests.tiny)
+    return found(guests.tiny)
 
 
 @pytest.fixture(scope="module")

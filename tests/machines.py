@@ -7,12 +7,17 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
+import packages
 import pexpect
+import pytest
 from guests import GuestFiles
 
+T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 VBOX = Path(sys.executable).parent / "vbox"
 
@@ -37,6 +42,14 @@ def run(*words: str | Path, timeout: float = 280, status: int = 0) -> str:
     )
     assert done.returncode == status, f"{words} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+def found(find: Callable[[], T]) -> T:
+    """What `find` finds; the test is skipped, with the reason, where Debian's packages cannot be had."""
+    try:
+        return find()
+    except packages.Unavailable as error:
+        pytest.skip(str(error))
 
 
 def make_venv(folder: Path) -> Path:

@@ -17,7 +17,7 @@ import pexpect
 import pytest
 
 from vbox_pdm import ConfigError
-from vbox_plugin_host.stdio import parse_escape
+from vbox_plugin_host.escape import parse_escape
 
 CONSOLE = Path(__file__).parent / "console.py"
 

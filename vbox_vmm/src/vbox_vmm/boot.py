@@ -1,6 +1,11 @@
 """What a machine starts with: the CFGM node /Boot, and the loaders that it asks for.
 
-Firmware   "none": the VMM sets up the board and enters the kernel itself
+Firmware   "bios" (the default): the CPU begins at its reset vector, in the ROM of a device
+           "none": the VMM sets up the board and enters the kernel itself
+TellTsc    whether Linux is told the rate of the TSC (default: yes)
+
+With "none" alone; with firmware they are configuration of qemu-fw-cfg (see machine_boot):
+
 Kernel     a bzImage or a multiboot kernel; without one the CPU begins at its reset vector
 Initrd     an initrd, or the module of a multiboot kernel
 Append     the kernel's command line
@@ -75,9 +80,18 @@ def read_boot(tree: Node) -> Boot | None:
     if node is None:
         return None
     node.validate("Firmware|Kernel|Initrd|Append|TellTsc", "", "Boot")
-    firmware = node.query_string("Firmware", default="none")
-    if firmware != "none":
-        raise ConfigError("VERR_NOT_SUPPORTED", f"There is no firmware '{firmware}'", "Use none")
+    firmware = node.query_string("Firmware", default="bios")
+    if firmware not in ("bios", "none"):
+        raise ConfigError("VERR_NOT_SUPPORTED", f"There is no firmware '{firmware}'", "Use bios or none")
+    if firmware == "bios":
+        misplaced = next((key for key in ("Kernel", "Initrd", "Append") if node.exists(key)), None)
+        if misplaced is not None:
+            raise ConfigError(
+                "VERR_NOT_SUPPORTED",
+                f"/Boot/{misplaced} is for machines without firmware",
+                f"Set /Boot/Firmware to none, or Devices/qemu-fw-cfg/0/Config/{misplaced.lower()} instead",
+            )
+        return None
     kernel = node.query_string("Kernel", default="")
     initrd = node.query_string("Initrd", default="")
     if not kernel:

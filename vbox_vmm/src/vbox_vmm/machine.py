@@ -6,6 +6,7 @@ Types are named by strings: the kernel knows no plugin.  A machine is
     /Devices/<type>/<number>/Config/<key>     a device
     /Devices/<type>/<number>/LUN#<n>/...      a chain: Driver, Config, AttachedDriver
     /Boot                                     what vbox_vmm.boot reads
+    /Firmware/Path                            folders to look for firmware in, with ":" between them
 
 Texts that people write: `NAME[,key=value...]` is a type and its configuration (a comma in a value is
 written twice), `serial#0` an instance, `serial#0/lun0` a LUN.  Whoever has a catalogue gives it to
@@ -18,6 +19,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -26,16 +28,25 @@ from attrs import frozen
 from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.config import keys, parse
 from vbox_pdm.errors import ConfigError, PdmError
+from vbox_vmm import machine_boot
 from vbox_vmm.cfgm import Node
 
 DEFAULT_MEMORY = 128 << 20
 LEAST_MEMORY, MOST_MEMORY = 4 << 20, 2 << 40
 """Bytes of RAM; what the host can give is for PGM to find out."""
-BOARD = ("pcarch", "i440fx", "piix3", "i8259", "i8254", "mc146818", "i8237", "pckbd", "debugcon")
-"""The devices of the default machine besides the serial ports."""
+BOARD = (
+    "pcarch", "i440fx", "piix3", "i8259", "i8254", "mc146818", "i8237", "pckbd", "debugcon",
+    "piix3ide", "vga",
+)  # fmt: skip
+"""The devices of the default machine besides the serial ports and the firmware's."""
 SERIAL_PORTS = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
 """(first port, interrupt line) of COM1..COM4."""
 KEYBOARD, MOUSE = "pckbd#0/lun0", "pckbd#0/lun1"
+SCREEN = "vga#0/lun0"
+NO_SCREEN, TERMINAL_SCREEN, TERMINAL_KEYS, KEY_QUEUE = (
+    "screen", "terminal-screen", "terminal-keys", "keyboard-queue",
+)  # fmt: skip
+"""Drivers below SCREEN and KEYBOARD."""
 
 _INSTANCE_KEYS = ("PCIDeviceNo", "PCIFunctionNo")
 _LUN = re.compile(r"(?P<device>[^#/]+)#(?P<number>\d+)/lun(?:#)?(?P<lun>\d+)", re.IGNORECASE)
@@ -54,9 +65,12 @@ class Spec:
     config: Mapping[str, Plain] = attrs.field(factory=dict)
 
 
-def default_machine(memory: int = DEFAULT_MEMORY, name: str = "vm") -> Node:
+def default_machine(
+    memory: int = DEFAULT_MEMORY, name: str = "vm", *, firmware: str = machine_boot.BIOS
+) -> Node:
     """A PC with a 440FX board, `memory` bytes of RAM, four serial ports with nothing attached, a
-    keyboard and a mouse with their queues.  Raises PdmError VERR_OUT_OF_RANGE."""
+    keyboard and a mouse with their queues, an IDE controller without drives, a VGA with a screen that
+    nobody sits at, and firmware ("bios" or "none").  Raises PdmError VERR_OUT_OF_RANGE."""
     tree = Node()
     tree.insert("Name", name)
     set_memory(tree, memory)
@@ -66,8 +80,10 @@ def default_machine(memory: int = DEFAULT_MEMORY, name: str = "vm") -> Node:
         config = tree.insert_node(f"Devices/serial/{number}/Config")
         config.insert("io_base", port)
         config.insert("irq", line)
-    set_lun(tree, KEYBOARD, [Spec("keyboard-queue")])
+    set_lun(tree, KEYBOARD, [Spec(KEY_QUEUE)])
     set_lun(tree, MOUSE, [Spec("mouse-queue")])
+    set_lun(tree, SCREEN, [Spec(NO_SCREEN)])
+    machine_boot.set_firmware(tree, firmware)
     return tree
 
 
@@ -118,6 +134,21 @@ def parse_serial(text: str) -> Spec | None:
     if text == "file" or text == "tcp":
         remedy = "Write file:PATH" if text == "file" else "Write tcp:HOST:PORT or tcp:HOST:PORT,server"
         raise ConfigError("VERR_INVALID_PARAMETER", f"'{text}' does not say where", remedy)
+    return parse_spec(text)
+
+
+def parse_display(text: str) -> Spec:
+    """What is below the graphics device: none, text, png:PATH, or any driver as
+    `NAME[,key=value...]`.  ConfigError VERR_INVALID_PARAMETER."""
+    kind, colon, rest = text.partition(":")
+    if text == "none":
+        return Spec(NO_SCREEN)
+    if text == "text":
+        return Spec(TERMINAL_SCREEN)
+    if kind == "png":
+        if not colon or not rest:
+            raise ConfigError("VERR_INVALID_PARAMETER", f"'{text}' names no file", "Write png:PATH")
+        return Spec(NO_SCREEN, {"png": str(Path(rest).absolute()), "live": "on"})
     return parse_spec(text)
 
 
@@ -248,6 +279,18 @@ def set_lun(tree: Node, lun: str, chain: Sequence[Spec], catalogue: Catalogue | 
         old.remove()
     if below is not None:
         node.insert_subtree(name, below)
+
+
+def set_display(tree: Node, screen: Spec, catalogue: Catalogue | None = None) -> None:
+    """Hang a screen below the graphics device; a screen in the terminal brings the terminal's keys
+    along.  ConfigError as `set_lun`."""
+    set_lun(tree, SCREEN, [screen], catalogue)
+    wanted = TERMINAL_KEYS if screen.name == TERMINAL_SCREEN else KEY_QUEUE
+    keyboard = tree.find("Devices/pckbd/0")
+    if keyboard is not None and keyboard.query_string("LUN#0/Driver", default=KEY_QUEUE) in (
+        KEY_QUEUE, TERMINAL_KEYS,
+    ):  # fmt: skip
+        set_lun(tree, KEYBOARD, [Spec(wanted)], catalogue)
 
 
 def insert_filter(tree: Node, text: str, catalogue: Catalogue | None = None) -> None:

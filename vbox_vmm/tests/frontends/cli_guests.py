@@ -8,6 +8,8 @@ from pathlib import Path
 BASE = 0x100000
 COM1 = 0x3F8
 EXIT_PORT = 0xF4
+DIRECT = ("--firmware", "none", "--kernel")
+"""Options before the name of a kernel: a multiboot kernel, which no BIOS starts."""
 
 
 class Code:
@@ -121,3 +123,49 @@ def _with_stack(program: Code) -> Code:
     result = code().raw(0xBC, *struct.pack("<I", BASE - 16))  # mov esp, ...
     result.bytes += program.bytes
     return result
+
+
+def boot_sector(text: str) -> bytes:
+    """Real-mode code that a BIOS starts: prints `text`, then each key that is typed; `w` writes the
+    boot sector to the second sector of the first disk and prints W (or E), `f` makes a triple fault, `q`
+    exits with value 20."""
+    program = Code(0x7C00)
+    program.raw(0x31, 0xC0, 0x8E, 0xD8, 0x8E, 0xC0, 0xBE)  # xor ax, ax; mov ds, ax; mov es, ax; mov si, ...
+    text_fixup = len(program.bytes)
+    program.raw(0, 0)
+    program.label("print").raw(0xAC, 0x84, 0xC0).jump(0x74, "keys")  # lodsb; test al, al; jz
+    program.raw(0xB4, 0x0E, 0xBB, 7, 0, 0xCD, 0x10).jump(0xEB, "print")  # int 10h, function 0Eh
+    program.label("keys").raw(0xB4, 0, 0xCD, 0x16)  # int 16h, function 0
+    program.raw(0x3C, ord("q")).jump(0x74, "quit").raw(0x3C, ord("w")).jump(0x74, "write")
+    program.raw(0x3C, ord("f")).jump(0x74, "fault")
+    program.label("show").raw(0xB4, 0x0E, 0xBB, 7, 0, 0xCD, 0x10).jump(0xEB, "keys")
+    program.label("write").raw(0xB8, 1, 3, 0xB9, 2, 0, 0xBA, 0x80, 0, 0xBB, 0, 0x7C, 0xCD, 0x13)
+    program.raw(0xB0, ord("W")).jump(0x73, "show").raw(0xB0, ord("E")).jump(0xEB, "show")
+    program.label("fault").raw(0x0F, 0x01, 0x1E, 0xF0, 0x7D, 0xCC)  # lidt [7DF0h], which is zero; int3
+    program.label("quit").raw(0xB0, 20, 0xE6, EXIT_PORT, 0xFA, 0xF4)
+    struct.pack_into("<H", program.bytes, text_fixup, 0x7C00 + len(program.bytes))
+    code_bytes = program.finish() + text.encode("cp437") + b"\0"
+    return code_bytes.ljust(510, b"\0") + b"\x55\xaa"
+
+
+def disk(folder: Path, text: str, name: str = "disk.img", size: int = 1 << 20) -> Path:
+    """A disk image with that boot sector."""
+    path = folder / name
+    path.write_bytes(boot_sector(text).ljust(size, b"\0"))
+    return path
+
+
+def iso(folder: Path, text: str, name: str = "cd.iso") -> Path:
+    """A CD image that starts the same by El Torito, without emulation."""
+    block = 2048
+    volume = b"\1CD001\1".ljust(block, b"\0")
+    record = b"\0CD001\1EL TORITO SPECIFICATION".ljust(71, b"\0") + struct.pack("<I", 19)
+    end = b"\xffCD001\1".ljust(block, b"\0")
+    validation = bytearray(struct.pack("<BBH24sHH", 1, 0, 0, b"", 0, 0xAA55))
+    struct.pack_into("<H", validation, 28, -sum(struct.unpack("<16H", validation)) & 0xFFFF)
+    entry = struct.pack("<BBHBBHI", 0x88, 0, 0, 0, 0, 4, 20).ljust(32, b"\0")
+    catalogue = (bytes(validation) + entry).ljust(block, b"\0")
+    path = folder / name
+    blocks = [volume, record.ljust(block, b"\0"), end, catalogue, boot_sector(text).ljust(block, b"\0")]
+    path.write_bytes(bytes(16 * block) + b"".join(blocks) + bytes(block))
+    return path

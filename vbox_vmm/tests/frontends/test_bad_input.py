@@ -86,12 +86,35 @@ def assert_one_line(result: Result, code: int, *patterns: str) -> None:
         (["--machine", "/no/such.xml"], ["/no/such.xml", "VERR_FILE_NOT_FOUND"]),
         (["--plugin", "/no/such.py"], ["/no/such.py", "VERR_FILE_NOT_FOUND"]),
         (["--initrd", "/no/such/initrd"], ["/no/such/initrd", "VERR_FILE_NOT_FOUND"]),
+        (["--disk", "/no/such.img"], ["/no/such.img", "VERR_FILE_NOT_FOUND", "truncate"]),
+        (["--disk", "/tmp"], ["/tmp", "VERR_IS_A_DIRECTORY"]),
+        (["--disk", "/dev/null"], ["/dev/null", "VERR_INVALID_PARAMETER", "neither a file nor"]),
+        (["--cdrom", "/no/such.iso"], ["/no/such.iso", "VERR_FILE_NOT_FOUND"]),
+        (
+            ["--cdrom", "none,at=0", "--cdrom", "none,at=0"],
+            ["primary master", "VERR_ALREADY_EXISTS", "at=0..3"],
+        ),
+        (["--cdrom", "none"] * 5, ["VERR_OUT_OF_RANGE", "four drives"]),
+        (["--cdrom", "none,modle=x"], ["'/modle'.*atapi-cd", "VERR_CFGM_CONFIG_UNKNOWN_VALUE"]),
+        (["--without", "piix3ide", "--cdrom", "none"], ["piix3ide", "VERR_PDM_DEVICE_NOT_FOUND"]),
+        (["--boot", "disk"], ["VERR_NOT_SUPPORTED", "--firmware none"]),
+        (["--bios", "/no/such.rom"], ["VERR_NOT_SUPPORTED", "without firmware"]),
+        (["--display", "curtain"], ["No driver is named 'curtain'", "VERR_PDM_DRIVER_NOT_FOUND"]),
+        (["--display", "text", "--serial", "none"], ["no terminal", "VERR_NOT_SUPPORTED"]),
+        (["--display", "text", "--serial", "stdio"], ["share the terminal", "--serial none"]),
+        (["--display", "png:/no/such/folder/x.png"], ["/no/such/folder", "VERR_PATH_NOT_FOUND"]),
+        (["--screenshot", "/no/such/folder/x.png"], ["/no/such/folder", "VERR_PATH_NOT_FOUND"]),
+        (["--screenshot", "/tmp"], ["/tmp", "VERR_ACCESS_DENIED", "it is a folder"]),
+        (["--without", "vga", "--screenshot", "x.png"], ["vga", "VERR_PDM_DEVICE_NOT_FOUND"]),
+        (["--without", "vga", "--expect-screen", "x"], ["vga", "VERR_PDM_DEVICE_NOT_FOUND"]),
         (["--device", "debugcon,io_base=0x3f8"], ["debugcon", "serial#0", "VERR_IOM_IOPORT_RANGE_CONFLICT"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
 def test_mistake_is_one_clear_line(vbox: Vbox, tmp_path: Path, words: list[str], patterns: list[str]) -> None:
-    result = vbox("run", "--kernel", cli_guests.hello(tmp_path), "--timeout", 20, "--expect", "Hello", *words)
+    result = vbox(
+        "run", *cli_guests.DIRECT, cli_guests.hello(tmp_path), "--timeout", 20, "--expect", "Hello", *words
+    )
 
     assert_one_line(result, 1, *patterns)
 
@@ -110,7 +133,20 @@ def test_mistake_is_one_clear_line(vbox: Vbox, tmp_path: Path, words: list[str],
         ["--clock", "sundial", "--kernel", "x"],
         ["--timeout", "soon", "--kernel", "x"],
         ["--timeout", "0", "--kernel", "x"],
-        ["--firmware", "bios", "--kernel", "x"],
+        ["--firmware", "uefi", "--kernel", "x"],
+        ["--firmware", "none"],
+        ["--boot", "disk,tape"],
+        ["--boot", "disk,disk"],
+        ["--boot", ""],
+        ["--disk", ""],
+        ["--disk", "a,b.img"],
+        ["--disk", "a,at=4"],
+        ["--disk", "a,snapshot=maybe"],
+        ["--disk", "a,at=1,at=2"],
+        ["--cdrom", "a,snapshot=on"],
+        ["--display", "png"],
+        ["--display", "png:"],
+        ["--display", ","],
         ["--kernel"],
         ["stray"],
     ],
@@ -130,16 +166,47 @@ def test_file_that_is_no_kernel_is_named(vbox: Vbox, tmp_path: Path) -> None:
     for name, content in (("text", b"hello\n" * 1000), ("empty", b""), ("short", b"MZ")):
         path = tmp_path / name
         path.write_bytes(content)
-        assert_one_line(vbox("run", "--kernel", path), 1, str(path), "VERR_LDR_INVALID_IMAGE", "bzImage")
+        assert_one_line(
+            vbox("run", *cli_guests.DIRECT, path), 1, str(path), "VERR_LDR_INVALID_IMAGE", "bzImage"
+        )
+    assert_one_line(
+        vbox("run", *cli_guests.DIRECT, tmp_path / "missing"), 1, "missing", "VERR_FILE_NOT_FOUND"
+    )
+    assert_one_line(vbox("run", *cli_guests.DIRECT, tmp_path), 1, "VERR_ACCESS_DENIED|VERR_IS_A_DIRECTORY")
+
+
+def test_file_that_is_no_kernel_for_a_bios_is_named(vbox: Vbox, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"hello\n" * 1000)
+    text, multiboot = tmp_path / "text", cli_guests.hello(tmp_path)
+
+    assert_one_line(vbox("run", "--kernel", text), 1, str(text), "VERR_", "bzImage")
+    assert_one_line(vbox("run", "--kernel", multiboot), 1, str(multiboot), "VERR_", "--firmware none")
     assert_one_line(vbox("run", "--kernel", tmp_path / "missing"), 1, "missing", "VERR_FILE_NOT_FOUND")
     assert_one_line(vbox("run", "--kernel", tmp_path), 1, "VERR_ACCESS_DENIED|VERR_IS_A_DIRECTORY")
+    assert_one_line(
+        vbox("run", "--initrd", text, "--display", "none"), 1, "VERR_INVALID_PARAMETER", "--kernel"
+    )
+    assert_one_line(
+        vbox("run", "--kernel", text, "--without", "qemu-fw-cfg"), 1, "qemu-fw-cfg", "--firmware none"
+    )
+    assert_one_line(vbox("run", "--boot", "kernel"), 1, "VERR_INVALID_PARAMETER", "--kernel")
+    assert_one_line(vbox("run", "--boot", "disk,kernel", "--kernel", text), 1, "VERR_NOT_SUPPORTED", "first")
+
+
+def test_firmware_that_is_none_is_named(vbox: Vbox, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.rom"
+    odd.write_bytes(bytes(1000))
+
+    assert_one_line(vbox("run", "--bios", odd), 1, str(odd), "1000 bytes")
+    assert_one_line(vbox("run", "--bios", tmp_path), 1, str(tmp_path), "VERR_FILE_NOT_FOUND", "seabios")
+    assert_one_line(vbox("run", "--bios", tmp_path / "missing"), 1, "missing", "VERR_FILE_NOT_FOUND")
 
 
 def test_kernel_that_needs_more_memory_says_how_much(vbox: Vbox, tmp_path: Path) -> None:
     program = cli_guests.code()
     program.bytes += bytes(6 << 20)
 
-    result = vbox("run", "--kernel", cli_guests.kernel(tmp_path, program), "--memory", "4")
+    result = vbox("run", *cli_guests.DIRECT, cli_guests.kernel(tmp_path, program), "--memory", "4")
 
     assert_one_line(result, 1, "VERR_NO_MEMORY", "--memory")
 
@@ -168,7 +235,7 @@ def test_plugin_file_that_is_unusable_says_why(
     path = tmp_path / "broken.py"
     path.write_text(text)
 
-    result = vbox("run", "--plugin", path, "--kernel", cli_guests.hello(tmp_path))
+    result = vbox("run", "--plugin", path, *cli_guests.DIRECT, cli_guests.hello(tmp_path))
     assert_one_line(result, 1, str(path), "VERR_PDM_", *patterns)
 
     listed = vbox("plugins", "--plugin", path)
@@ -180,7 +247,7 @@ def test_plugin_file_that_is_unusable_says_why(
 def test_plugin_that_registers_twice_is_refused(vbox: Vbox, tmp_path: Path) -> None:
     path = plugin(tmp_path, register='register(DeviceType("thing", Thing))')
 
-    result = vbox("run", "--plugin", path, "--kernel", cli_guests.hello(tmp_path))
+    result = vbox("run", "--plugin", path, *cli_guests.DIRECT, cli_guests.hello(tmp_path))
 
     assert_one_line(result, 1, "'thing'.*already registered", "VERR_PDM_DEVICE_NAME_CLASH")
 
@@ -188,7 +255,7 @@ def test_plugin_that_registers_twice_is_refused(vbox: Vbox, tmp_path: Path) -> N
 def test_plugins_that_register_the_same_name_are_told_apart(vbox: Vbox, tmp_path: Path) -> None:
     one, two = plugin(tmp_path), plugin(tmp_path, file="other_plugin.py")
 
-    result = vbox("run", "--plugin", one, "--plugin", two, "--kernel", cli_guests.hello(tmp_path))
+    result = vbox("run", "--plugin", one, "--plugin", two, *cli_guests.DIRECT, cli_guests.hello(tmp_path))
 
     assert_one_line(result, 1, f"{two}.*already registered.*{one}", "VERR_PDM_DEVICE_NAME_CLASH")
 
@@ -196,7 +263,7 @@ def test_plugins_that_register_the_same_name_are_told_apart(vbox: Vbox, tmp_path
 def test_plugin_file_cannot_take_an_installed_name(vbox: Vbox, tmp_path: Path) -> None:
     path = plugin(tmp_path, name="serial", file="serial.py")
 
-    result = vbox("run", "--plugin", path, "--kernel", cli_guests.hello(tmp_path))
+    result = vbox("run", "--plugin", path, *cli_guests.DIRECT, cli_guests.hello(tmp_path))
 
     assert_one_line(result, 1, f"{path}", "'serial'.*already registered.*vbox-plugin-pc", "another name")
 
@@ -204,7 +271,9 @@ def test_plugin_file_cannot_take_an_installed_name(vbox: Vbox, tmp_path: Path) -
 def test_two_devices_on_one_port_are_both_named(vbox: Vbox, tmp_path: Path) -> None:
     path = plugin(tmp_path, port=0x3FA)
 
-    result = vbox("run", "--plugin", path, "--device", "thing", "--kernel", cli_guests.hello(tmp_path))
+    result = vbox(
+        "run", "--plugin", path, "--device", "thing", *cli_guests.DIRECT, cli_guests.hello(tmp_path)
+    )
 
     assert_one_line(result, 1, "thing#0", "serial#0", "VERR_IOM_IOPORT_RANGE_CONFLICT")
 
@@ -212,7 +281,9 @@ def test_two_devices_on_one_port_are_both_named(vbox: Vbox, tmp_path: Path) -> N
 def test_construct_that_raises_is_told_with_the_device(vbox: Vbox, tmp_path: Path) -> None:
     path = plugin(tmp_path, construct='raise ValueError("no luck")')
 
-    result = vbox("run", "--plugin", path, "--device", "thing", "--kernel", cli_guests.hello(tmp_path))
+    result = vbox(
+        "run", "--plugin", path, "--device", "thing", *cli_guests.DIRECT, cli_guests.hello(tmp_path)
+    )
 
     assert_one_line(result, 1, "Failed to construct device 'thing' instance #0", "no luck")
 
@@ -226,7 +297,7 @@ def test_handler_that_raises_answers_all_ones_and_is_told_once(process: Process,
 
     done = process(
         "run", "--plugin", path, "--device", "thing", "--device", "isa-debug-exit", "--serial", "none",
-        "--kernel", cli_guests.kernel(tmp_path, program), "--timeout", 50,
+        *cli_guests.DIRECT, cli_guests.kernel(tmp_path, program), "--timeout", 50,
     )  # fmt: skip
 
     assert done.returncode == 31
@@ -240,8 +311,8 @@ def test_handler_that_keeps_raising_stops_the_guest(process: Process, tmp_path: 
     program = cli_guests.code().dx(0x500).label("again").raw(0xEC).jump(0xEB, "again")
 
     done = process(
-        "run", "--plugin", path, "--device", "thing", "--kernel", cli_guests.kernel(tmp_path, program),
-        "--timeout", 50,
+        "run", "--plugin", path, "--device", "thing", "--timeout", 50,
+        *cli_guests.DIRECT, cli_guests.kernel(tmp_path, program),
     )  # fmt: skip
 
     assert done.returncode == 4
@@ -255,8 +326,8 @@ def test_handler_that_hangs_is_named_and_left_behind(process: Process, tmp_path:
     program = cli_guests.code().dx(0x500).raw(0xEC).halt()
 
     done = process(
-        "run", "--plugin", path, "--device", "thing", "--kernel", cli_guests.kernel(tmp_path, program),
-        "--timeout", 8,
+        "run", "--plugin", path, "--device", "thing", "--timeout", 8,
+        *cli_guests.DIRECT, cli_guests.kernel(tmp_path, program),
     )  # fmt: skip
 
     assert done.returncode == 3, done.stderr
@@ -268,7 +339,15 @@ def test_construct_that_hangs_is_named_and_left_behind(process: Process, tmp_pat
     path = plugin(tmp_path, construct="__import__('time').sleep(1000)")
 
     done = process(
-        "run", "--plugin", path, "--device", "thing", "--kernel", cli_guests.hello(tmp_path), "--timeout", 6
+        "run",
+        "--plugin",
+        path,
+        "--device",
+        "thing",
+        *cli_guests.DIRECT,
+        cli_guests.hello(tmp_path),
+        "--timeout",
+        6,
     )
 
     assert done.returncode == 3
@@ -276,7 +355,7 @@ def test_construct_that_hangs_is_named_and_left_behind(process: Process, tmp_pat
 
 
 def test_debug_shows_the_traceback(process: Process, tmp_path: Path) -> None:
-    done = process("run", "--kernel", tmp_path / "missing", "--debug")
+    done = process("run", *cli_guests.DIRECT, tmp_path / "missing", "--debug")
 
     assert done.returncode == 1
     assert "Traceback" in done.stderr

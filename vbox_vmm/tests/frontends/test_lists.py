@@ -167,5 +167,21 @@ def test_machine_can_change_a_machine(vbox: Vbox, tmp_path: Path) -> None:
     tree = cfgm_xml.read(two)
     assert tree.query_integer("RamSize") == 64 << 20
     assert tree.query_string("Devices/serial/0/LUN#0/Driver") == "pty"
-    assert Path(tree.query_string("Boot/Kernel")).is_absolute()
-    assert tree.query_string("Boot/Append") == "quiet"
+    kernel = tree.child("Devices/qemu-fw-cfg/0/Config")
+    assert Path(kernel.query_string("kernel")).is_absolute()
+    assert kernel.query_string("append") == "quiet"
+    assert not tree.exists("Boot/Kernel")
+
+
+def test_machine_changes_its_firmware_and_keeps_the_kernel(vbox: Vbox, tmp_path: Path) -> None:
+    one, two, three = (tmp_path / f"{name}.xml" for name in ("one", "two", "three"))
+    assert vbox("machine", "-o", one, "--kernel", "/k", "--initrd", "/i", "--append", "quiet").exit_code == 0
+
+    assert vbox("machine", "--machine", one, "-o", two, "--firmware", "none").exit_code == 0
+    assert vbox("machine", "--machine", two, "-o", three, "--firmware", "bios").exit_code == 0
+
+    direct = cfgm_xml.read(two)
+    boot = [direct.query_string(f"Boot/{key}") for key in ("Firmware", "Kernel", "Initrd", "Append")]
+    assert boot == ["none", "/k", "/i", "quiet"]
+    assert direct.find("Devices/pcbios") is direct.find("Devices/qemu-fw-cfg") is None
+    assert cfgm_xml.read(three).equals(cfgm_xml.read(one))

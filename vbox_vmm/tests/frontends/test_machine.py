@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbox_pdm import ConfigError, PdmError
-from vbox_vmm import cfgm_xml, machine
+from vbox_vmm import cfgm_xml, machine, machine_boot
 from vbox_vmm.machine import Spec
 
 MIB = 1 << 20
@@ -42,7 +42,7 @@ def test_default_machine_has_the_board_and_four_serial_ports() -> None:
     tree = machine.default_machine()
 
     devices = tree.child("Devices").children
-    assert set(devices) == {*machine.BOARD, "serial"}
+    assert set(devices) == {*machine.BOARD, *machine_boot.FIRMWARE, "serial"}
     ports = [
         (node.query_integer("Config/io_base"), node.query_integer("Config/irq"))
         for node in devices["serial"].children.values()
@@ -50,6 +50,8 @@ def test_default_machine_has_the_board_and_four_serial_ports() -> None:
     assert ports == [(0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3)]
     assert tree.query_string("Devices/pckbd/0/LUN#0/Driver") == "keyboard-queue"
     assert tree.query_string("Devices/pckbd/0/LUN#1/Driver") == "mouse-queue"
+    assert tree.query_string("Devices/vga/0/LUN#0/Driver") == "screen"
+    assert tree.query_string("Boot/Firmware") == "bios"
 
 
 @given(

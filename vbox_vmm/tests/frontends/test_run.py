@@ -20,13 +20,17 @@ Process = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def test_guest_that_exits_passes_its_code_on(process: Process, tmp_path: Path) -> None:
-    done = process("run", "--kernel", cli_guests.hello(tmp_path, value=16), "--device", "isa-debug-exit")
+    done = process(
+        "run", *cli_guests.DIRECT, cli_guests.hello(tmp_path, value=16), "--device", "isa-debug-exit"
+    )
 
     assert (done.returncode, done.stdout, done.stderr) == (33, "Hello\n", "")
 
 
 def test_last_expectation_met_is_success(process: Process, tmp_path: Path) -> None:
-    done = process("run", "--kernel", cli_guests.hello(tmp_path), "--expect", "Hel", "--expect", r"lo\n")
+    done = process(
+        "run", *cli_guests.DIRECT, cli_guests.hello(tmp_path), "--expect", "Hel", "--expect", r"lo\n"
+    )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello\n", "")
 
@@ -35,7 +39,7 @@ def test_expectation_in_the_wrong_order_is_not_met(process: Process, tmp_path: P
     guest = cli_guests.hello(tmp_path, value=0)
 
     done = process(
-        "run", "--kernel", guest, "--device", "isa-debug-exit", "--expect", "lo", "--expect", "Hel"
+        "run", *cli_guests.DIRECT, guest, "--device", "isa-debug-exit", "--expect", "lo", "--expect", "Hel"
     )
 
     assert done.returncode == 3
@@ -43,7 +47,9 @@ def test_expectation_in_the_wrong_order_is_not_met(process: Process, tmp_path: P
 
 
 def test_timeout_says_what_was_waited_for(process: Process, tmp_path: Path) -> None:
-    done = process("run", "--kernel", cli_guests.hello(tmp_path), "--timeout", "1.5", "--expect", "more")
+    done = process(
+        "run", *cli_guests.DIRECT, cli_guests.hello(tmp_path), "--timeout", "1.5", "--expect", "more"
+    )
 
     assert done.returncode == 3
     assert re.fullmatch(
@@ -58,7 +64,7 @@ def test_thousand_typed_characters_arrive_in_order(process: Process, tmp_path: P
 
     for fifo in (True, False):
         done = process(
-            "run", "--kernel", cli_guests.echo(tmp_path, fifo=fifo), "--device", "isa-debug-exit",
+            "run", *cli_guests.DIRECT, cli_guests.echo(tmp_path, fifo=fifo), "--device", "isa-debug-exit",
             "--expect", "> ", "--type", text, "--type", r"\n", "--expect", r"\n", "--serial", "stdio",
             "--timeout", 50,
         )  # fmt: skip
@@ -69,7 +75,7 @@ def test_thousand_typed_characters_arrive_in_order(process: Process, tmp_path: P
 @pytest.mark.parametrize("serial", ["none", "pty", "file:{}/out", "tcp:127.0.0.1:0,server"])
 def test_script_sees_the_port_whatever_hangs_below(process: Process, tmp_path: Path, serial: str) -> None:
     done = process(
-        "run", "--kernel", cli_guests.echo(tmp_path), "--device", "isa-debug-exit", "--timeout", 50,
+        "run", *cli_guests.DIRECT, cli_guests.echo(tmp_path), "--device", "isa-debug-exit", "--timeout", 50,
         "--serial", serial.format(tmp_path), "--expect", "> ", "--type", "abc", "--expect", "abc",
         "--type", "q",
     )  # fmt: skip
@@ -84,7 +90,7 @@ def test_standard_input_is_the_guests(process: Process, tmp_path: Path) -> None:
     guest = cli_guests.echo(tmp_path, fifo=False)
 
     done = process(
-        "run", "--kernel", guest, "--device", "isa-debug-exit", "--timeout", 50, input="one\ntwo q"
+        "run", *cli_guests.DIRECT, guest, "--device", "isa-debug-exit", "--timeout", 50, input="one\ntwo q"
     )
 
     assert (done.returncode, done.stdout) == (41, "> one\ntwo q")
@@ -92,7 +98,7 @@ def test_standard_input_is_the_guests(process: Process, tmp_path: Path) -> None:
 
 def test_keys_reach_the_keyboard(process: Process, tmp_path: Path) -> None:
     done = process(
-        "run", "--kernel", cli_guests.scancodes(tmp_path), "--timeout", 50,
+        "run", *cli_guests.DIRECT, cli_guests.scancodes(tmp_path), "--timeout", 50,
         "--expect", r"ready\n", "--keys", "b", "--expect", "la",
     )  # fmt: skip
 
@@ -101,7 +107,7 @@ def test_keys_reach_the_keyboard(process: Process, tmp_path: Path) -> None:
 
 
 def test_keys_without_a_key_are_an_error(process: Process, tmp_path: Path) -> None:
-    done = process("run", "--kernel", cli_guests.hello(tmp_path), "--keys", "ä", "--timeout", 50)
+    done = process("run", *cli_guests.DIRECT, cli_guests.hello(tmp_path), "--keys", "ä", "--timeout", 50)
 
     assert done.returncode == 1
     assert re.fullmatch(
@@ -110,7 +116,7 @@ def test_keys_without_a_key_are_an_error(process: Process, tmp_path: Path) -> No
 
 
 def test_triple_fault_is_a_guru_meditation(process: Process, tmp_path: Path) -> None:
-    done = process("run", "--kernel", cli_guests.triple_fault(tmp_path), "--timeout", 50)
+    done = process("run", *cli_guests.DIRECT, cli_guests.triple_fault(tmp_path), "--timeout", 50)
 
     assert done.returncode == 4
     assert re.fullmatch(r"vbox: guru meditation 1155: .*\(VINF_EM_TRIPLE_FAULT\).*\n", done.stderr)
@@ -118,7 +124,7 @@ def test_triple_fault_is_a_guru_meditation(process: Process, tmp_path: Path) -> 
 
 def test_trace_names_device_region_and_registers(process: Process, tmp_path: Path) -> None:
     done = process(
-        "run", "--kernel", cli_guests.echo(tmp_path), "--serial", "none", "--trace", "serial#0/uart",
+        "run", *cli_guests.DIRECT, cli_guests.echo(tmp_path), "--serial", "none", "--trace", "serial#0/uart",
         "--timeout", 50, "--expect", ">",
     )  # fmt: skip
 
@@ -129,7 +135,9 @@ def test_trace_names_device_region_and_registers(process: Process, tmp_path: Pat
 
 
 def test_trace_of_an_unknown_region_lists_those_there_are(process: Process, tmp_path: Path) -> None:
-    done = process("run", "--kernel", cli_guests.hello(tmp_path), "--trace", "nope", "--expect", "Hello")
+    done = process(
+        "run", *cli_guests.DIRECT, cli_guests.hello(tmp_path), "--trace", "nope", "--expect", "Hello"
+    )
 
     assert done.returncode == 0
     assert "--trace nope names no region; there are" in done.stderr
@@ -137,7 +145,7 @@ def test_trace_of_an_unknown_region_lists_those_there_are(process: Process, tmp_
 
 
 def test_exits_are_counted(process: Process, tmp_path: Path) -> None:
-    done = process("run", "--kernel", cli_guests.hello(tmp_path), "--expect", "Hello", "--exits")
+    done = process("run", *cli_guests.DIRECT, cli_guests.hello(tmp_path), "--expect", "Hello", "--exits")
 
     assert re.search(r"^kicked +\d+$", done.stderr, re.MULTILINE)
 
@@ -147,7 +155,7 @@ def test_second_serial_port_writes_to_its_file(process: Process, tmp_path: Path)
     guest = cli_guests.kernel(tmp_path, program)
 
     done = process(
-        "run", "--kernel", guest, "--device", "isa-debug-exit", "--timeout", 50,
+        "run", *cli_guests.DIRECT, guest, "--device", "isa-debug-exit", "--timeout", 50,
         "--serial", "stdio", "--serial", f"file:{tmp_path}/com2",
     )  # fmt: skip
 
@@ -157,7 +165,7 @@ def test_second_serial_port_writes_to_its_file(process: Process, tmp_path: Path)
 def test_machine_file_runs_like_its_options(process: Process, tmp_path: Path) -> None:
     file = tmp_path / "machine.xml"
     written = process(
-        "machine", "--kernel", cli_guests.hello(tmp_path, value=2), "--device", "isa-debug-exit",
+        "machine", *cli_guests.DIRECT, cli_guests.hello(tmp_path, value=2), "--device", "isa-debug-exit",
         "--memory", "8M", "--serial", "stdio", "--output", file,
     )  # fmt: skip
 
@@ -184,7 +192,10 @@ def test_machine_without_kernel_begins_at_the_reset_vector(process: Process, tmp
         '    register(DeviceType("bios", Bios))\n'
     )
 
-    done = process("run", "--plugin", path, "--device", "bios", "--device", "isa-debug-exit", "--timeout", 50)
+    done = process(
+        "run", "--firmware", "none", "--plugin", path, "--device", "bios", "--device", "isa-debug-exit",
+        "--timeout", 50,
+    )  # fmt: skip
 
     assert (done.returncode, done.stdout, done.stderr) == (43, "", "")
 
@@ -216,14 +227,14 @@ def test_plugin_file_wraps_regions_and_sees_links(process: Process, tmp_path: Pa
     )
 
     guest = cli_guests.hello(tmp_path, text="aBc")
-    done = process("run", "--plugin", path, "--kernel", guest, "--expect", "AbC", "--timeout", 50)
+    done = process("run", "--plugin", path, *cli_guests.DIRECT, guest, "--expect", "AbC", "--timeout", 50)
 
     assert (done.returncode, done.stdout) == (0, "AbC"), done.stderr
     assert "sent b'A'" in done.stderr
 
 
 def test_interrupt_powers_off_with_130(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vbox_vmm", "run", "--kernel", str(cli_guests.hello(tmp_path))]
+    command = [sys.executable, "-m", "vbox_vmm", "run", *cli_guests.DIRECT, str(cli_guests.hello(tmp_path))]
     child = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -246,7 +257,7 @@ def test_terminal_is_raw_while_the_guest_runs_and_restored(
     shell.expect(r"\$ ")
     shell.sendline(f"stty -g > {tmp_path}/before")
     shell.expect(r"\$ ")
-    shell.sendline(f"{sys.executable} -m vbox_vmm run --kernel {guest}; echo code=$?")
+    shell.sendline(f"{sys.executable} -m vbox_vmm run --firmware none --kernel {guest}; echo code=$?")
     shell.expect("> ")
     shell.send("\x03abc")  # Ctrl-C is the guest's
     shell.expect("abc")
@@ -262,7 +273,16 @@ def test_terminal_is_raw_while_the_guest_runs_and_restored(
 
 def test_job_control_suspends_and_goes_on(environment: dict[str, str], tmp_path: Path) -> None:
     guest = cli_guests.echo(tmp_path)
-    command = [sys.executable, "-m", "vbox_vmm", "run", "--kernel", str(guest), "--device", "isa-debug-exit"]
+    command = [
+        sys.executable,
+        "-m",
+        "vbox_vmm",
+        "run",
+        *cli_guests.DIRECT,
+        str(guest),
+        "--device",
+        "isa-debug-exit",
+    ]
     child = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
     )
@@ -283,7 +303,7 @@ def test_job_control_suspends_and_goes_on(environment: dict[str, str], tmp_path:
 
 def test_tcp_server_says_its_port_and_serves(environment: dict[str, str], tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "vbox_vmm", "run", "--kernel", str(cli_guests.echo(tmp_path)),
+        sys.executable, "-m", "vbox_vmm", "run", *cli_guests.DIRECT, str(cli_guests.echo(tmp_path)),
         "--device", "isa-debug-exit", "--serial", "tcp:127.0.0.1:0,server,hold=on",
     ]  # fmt: skip
     child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -308,7 +328,7 @@ def test_start_is_quick_enough(process: Process, tmp_path: Path) -> None:
     process("--version")  # byte code is written
 
     started = time.monotonic()
-    done = process("run", "--kernel", guest, "--device", "isa-debug-exit")
+    done = process("run", *cli_guests.DIRECT, guest, "--device", "isa-debug-exit")
     elapsed = time.monotonic() - started
 
     assert done.returncode == 1
@@ -320,10 +340,11 @@ def test_run_imports_only_the_plugins_that_it_uses(environment: dict[str, str], 
         "import sys\n"
         "from vbox_vmm.frontends.cli import main\n"
         "try:\n    main()\n"
-        "finally:\n    print(sorted(m for m in sys.modules if 'plugin_host' in m or m in ('rich', 'lxml')))"
+        "finally:\n"
+        "    print(sorted(m for m in sys.modules if 'plugin_host' in m or m in ('rich', 'lxml', 'PIL')))"
     )
     guest = cli_guests.hello(tmp_path, value=0)
-    words = ["run", "--kernel", str(guest), "--device", "isa-debug-exit", "--serial", "none"]
+    words = ["run", *cli_guests.DIRECT, str(guest), "--device", "isa-debug-exit", "--serial", "none"]
 
     done = subprocess.run(
         [sys.executable, "-c", program, *words], env=environment, capture_output=True, text=True, check=False
@@ -331,6 +352,6 @@ def test_run_imports_only_the_plugins_that_it_uses(environment: dict[str, str], 
 
     assert done.returncode == 1, done.stderr
     loaded = done.stdout.splitlines()[-1]
-    for absent in ("stdio", "tcp", "pty", "'rich'", "'lxml'"):
+    for absent in ("stdio", "tcp", "pty", "terminal_keys", "'PIL'", "'rich'", "'lxml'"):
         assert absent not in loaded
     assert "keyboard_queue" in loaded

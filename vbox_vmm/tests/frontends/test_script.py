@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbox_vmm.frontends.script import Script, ScriptDriver, Step, script_driver, unescape
+from vbox_pdm import TextScreen
+from vbox_vmm.frontends.script import (
+    ScreenDriver,
+    Script,
+    ScriptDriver,
+    Step,
+    screen_driver,
+    script_driver,
+    unescape,
+)
 
 
 @pytest.mark.parametrize(
@@ -248,3 +257,191 @@ def test_description_names_step_and_last_output() -> None:
     rig.driver.char_send(b"$ panic\nhelp me\n")
 
     assert rig.script.describe() == "step 2 of 2 was waiting for 'login:'; the last output is 'help me'"
+
+
+# --- the screen
+
+
+def screen(*lines: str) -> TextScreen:
+    text = "".join(line.ljust(20) for line in lines).ljust(100)
+    cells = b"".join(bytes((ord(character), 7)) for character in text)
+    return TextScreen(20, 5, cells, None, bytes(48), False)
+
+
+class Device:
+    """A graphics device: `show` changes what it shows, and says so as the contract has it."""
+
+    def __init__(self) -> None:
+        self.driver: Any = None
+        self.shown: TextScreen | None = None
+        self.looked = True
+        self.looks = 0
+
+    def show(self, *lines: str) -> None:
+        self.shown = screen(*lines)
+        if self.looked:
+            self.looked = False
+            self.driver.display_changed()
+
+    def display_text(self) -> TextScreen | None:
+        self.looked = True
+        self.looks += 1
+        return self.shown
+
+
+class Shown:
+    """What hangs below the filter."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+
+    def display_changed(self) -> None:
+        self.changes += 1
+
+
+class LookTimer(Timer):
+    def __init__(self, callback: Any) -> None:
+        self.callback = callback
+
+    def fire(self) -> None:
+        if self.active:
+            self.active = False
+            self.callback()
+
+
+class ScreenHelpers(Helpers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: dict[str, LookTimer] = {}
+
+    def timer(self, name: str, clock: Any, callback: Any) -> Any:
+        self.by_name[name] = LookTimer(callback)
+        return self.by_name[name]
+
+
+class ScreenRig:
+    """The filter of the screen, perhaps with that of the port besides."""
+
+    def __init__(self, *steps: tuple[str, str], port: bool = False, keyboard: Keyboard | None = None) -> None:
+        self.script = Script([Step.parse(*step) for step in steps], lambda: keyboard)
+        self.helpers, self.device, self.below = ScreenHelpers(), Device(), Shown()
+        self.driver: Any = screen_driver(self.script).driver()
+        assert isinstance(self.driver, ScreenDriver)
+        self.driver.above, self.driver.below = self.device, self.below  # type: ignore[assignment]
+        self.device.driver = self.driver
+        self.port: Any = script_driver(self.script).driver() if port else None
+        if port:
+            self.port.above, self.port.below = Above(), Below()
+        for driver in (self.driver, self.port) if port else (self.driver,):
+            driver.helpers = self.helpers
+            driver.pdm_construct()
+        for driver in (self.driver, self.port) if port else (self.driver,):
+            driver.pdm_power_on()
+
+    def look(self) -> None:
+        self.helpers.by_name["look"].fire()
+
+
+def test_screen_with_the_text_ends_the_run_once() -> None:
+    rig = ScreenRig(("expect_screen", "boot:"))
+
+    rig.device.show("starting")
+    rig.look()
+    assert rig.helpers.off == []
+    rig.device.show("starting", "boot:")
+    rig.look()
+    rig.device.show("boot: boot:")
+    rig.look()
+
+    assert rig.helpers.off == [0]
+    assert rig.script.unmet is None
+
+
+def test_screen_is_looked_at_once_for_many_changes_and_not_without_any() -> None:
+    rig = ScreenRig(("expect_screen", "never"))
+    before = rig.device.looks
+
+    for count in range(100):
+        rig.device.show(f"line {count}")
+    rig.look()
+    rig.look()
+    rig.look()
+
+    assert rig.device.looks == before + 1
+    assert rig.script.screen_text is not None
+    assert rig.script.screen_text.startswith("line 99")
+
+
+def test_screen_is_not_looked_at_while_the_script_waits_for_something_else() -> None:
+    rig = ScreenRig(("expect", "x"), ("expect_screen", "text"), port=True)
+
+    rig.device.show("text")
+    rig.look()
+    assert rig.device.looks == 0
+    rig.port.char_send(b"x")
+
+    assert rig.device.looks == 1
+    assert rig.helpers.off == [0]
+
+
+def test_change_is_passed_on_to_the_screen_below() -> None:
+    rig = ScreenRig(("keys", ""), keyboard=Keyboard())
+
+    rig.device.show("a")
+
+    assert rig.below.changes == 1
+    assert rig.driver.display_text() == screen("a")
+
+
+def test_steps_of_screen_port_and_keyboard_keep_their_order() -> None:
+    keyboard = Keyboard()
+    rig = ScreenRig(
+        ("expect_screen", "login:"), ("keys", "root"), ("expect", "ok"), ("expect_screen", "$"),
+        port=True, keyboard=keyboard,
+    )  # fmt: skip
+
+    rig.port.char_send(b"ok too early")
+    rig.device.show("login:")
+    assert keyboard.typed == ""
+    rig.look()
+    assert keyboard.typed == "root"
+    keyboard.pending = 0
+    rig.helpers.by_name["keys"].fire()
+    rig.port.char_send(b"")
+    assert rig.script.current is not None
+    assert rig.script.current.text == "$"  # what the port sent meanwhile counted
+    rig.device.show("$")
+    rig.look()
+
+    assert rig.helpers.off == [0]
+
+
+def test_text_over_several_rows_is_met() -> None:
+    rig = ScreenRig(("expect_screen", r"one\ntwo"))
+
+    rig.device.show("one", "two")
+    rig.look()
+
+    assert rig.script.unmet is None
+
+
+def test_last_screen_of_a_guest_that_ends_counts() -> None:
+    rig = ScreenRig(("expect_screen", "power"), ("expect_screen", "down"), ("expect_screen", "more"))
+
+    rig.device.show("power down")
+    rig.driver.pdm_power_off()
+
+    assert rig.script.position == 2
+    assert rig.script.unmet is not None
+
+
+def test_description_names_the_last_line_of_the_screen() -> None:
+    rig = ScreenRig(("expect_screen", "boot:"))
+    assert rig.script.describe() == (
+        "step 1 of 1 was waiting for 'boot:' on the screen; the screen shows no text"
+    )
+
+    rig.device.show("SeaBIOS", "No bootable device.")
+    rig.look()
+
+    assert rig.script.describe().endswith("; the screen ends with 'No bootable device.'")

@@ -2,8 +2,8 @@
 
 At a terminal the driver sets raw mode while the VM runs (see `terminal` for how it is restored), and
 every key goes to the guest, Ctrl-C too.  An escape character (Ctrl-A unless configured otherwise)
-starts a command: x powers the VM off, h tells the commands, and the escape character twice sends it
-once.  Where standard input is a pipe or a file there is no escape; its end ends typing, not the VM.
+starts a command: see `escape`.  Where standard input is a pipe or a file there is no escape; its end
+ends typing, not the VM.
 
 Traps: the descriptors of a terminal are shared with the shell, so O_NONBLOCK must not be set on
 them: terminals and pipes are opened a second time instead.
@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from vbox_pdm import CharStream, ConfigError, DriverType, Worker, hookimpl, key
+from vbox_pdm import CharStream, DriverType, Worker, hookimpl, key
+from vbox_plugin_host.escape import Command, Escapes, parse_escape
 from vbox_plugin_host.pump import LIMIT, CharDriver
 from vbox_plugin_host.terminal import RawTerminal
 
@@ -36,11 +37,11 @@ class Console(CharDriver[Config]):
     """Standard input and output as one stream."""
 
     def pdm_construct(self) -> None:
-        self.escape = parse_escape(self.config.escape)
-        self.source: int | None = _open_again(0, os.O_RDONLY)
-        self.sink: int | None = _open_again(1, os.O_WRONLY)
-        self.terminal = RawTerminal(0) if _is_terminal(0) else None
-        self._escaped = False
+        escape = parse_escape(self.config.escape)
+        self.terminal = RawTerminal(0) if is_terminal(0) else None
+        self.escapes = Escapes(escape if self.terminal is not None else None)
+        self.source: int | None = open_again(0, os.O_RDONLY)
+        self.sink: int | None = open_again(1, os.O_WRONLY)
         self.connected = True
         self._commands = self.helpers.queue("commands", self._command, 16)
         self.start()
@@ -73,25 +74,14 @@ class Console(CharDriver[Config]):
         return self._unread < TERMINAL_LIMIT
 
     def received(self, data: bytes) -> None:
-        if self.terminal is None or self.escape is None:
-            self.post(data)
-            return
-        passed = bytearray()
-        for byte in data:
-            if not self._escaped:
-                self._escaped = byte == self.escape
-                if not self._escaped:
-                    passed.append(byte)
-                continue
-            self._escaped = False
-            if byte == self.escape:
-                passed.append(byte)
-            elif byte in b"xX":
+        passed, commands = self.escapes.feed(data)
+        for command in commands:
+            if command is Command.POWER_OFF:
                 self._commands.put("power off")
             else:
-                self._tell(self._help())
+                self._tell(self.escapes.help(self.config.escape))
         if passed:
-            self.post(bytes(passed))
+            self.post(passed)
 
     def serve(self, worker: Worker) -> None:
         """Both directions, until the worker must end; the end of input only ends input."""
@@ -105,10 +95,6 @@ class Console(CharDriver[Config]):
     def _command(self, command: str) -> None:
         self.helpers.log.info("%s, asked for at the console", command)
         self.helpers.power_off_vm()
-
-    def _help(self) -> str:
-        name = self.config.escape
-        return f"{name} x  power off   {name} {name}  send {name}   {name} h  this"
 
     def _tell(self, text: str) -> None:
         with self._lock:
@@ -133,27 +119,15 @@ class Console(CharDriver[Config]):
             self.terminal.leave()
 
 
-def parse_escape(text: str) -> int | None:
-    """The byte of `^A`; None for `none`.  ConfigError for anything else."""
-    if text == "none":
-        return None
-    if len(text) == 2 and text[0] == "^" and "A" <= text[1].upper() <= "_":
-        return ord(text[1].upper()) - 64
-    raise ConfigError(
-        "VERR_OUT_OF_RANGE",
-        f"The escape character {text!r} is no control character",
-        "Give ^A..^Z, ^] or none",
-    )
-
-
-def _is_terminal(descriptor: int) -> bool:
+def is_terminal(descriptor: int) -> bool:
+    """Whether it is open, and a terminal."""
     try:
         return os.isatty(descriptor)
     except OSError:
         return False
 
 
-def _open_again(descriptor: int, flags: int) -> int | None:
+def open_again(descriptor: int, flags: int) -> int | None:
     """The same terminal or pipe with a non-blocking description of its own; otherwise the
     descriptor itself; None when it is closed."""
     try:

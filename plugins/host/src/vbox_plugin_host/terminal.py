@@ -10,12 +10,16 @@ SIGTSTP and SIGCONT: called on the main thread, `enter` takes over a SIGTSTP tha
 handles: the terminal is restored, the process stops, and goes raw again when it continues.  On
 another thread that is the front end's business, by suspending the VM (the driver leaves raw mode in
 `pdm_suspend`).
+
+`Farewell` is the same for what was done to a terminal by writing to it: its words of undoing are
+written at the end, whatever the end is.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -33,8 +37,10 @@ os.write(1, b"!")
 os.close(1)
 if not os.read(0, 1):
     try:
-        termios.tcsetattr(2, termios.TCSANOW, mode)
-    except termios.error:
+        if mode is not None:
+            termios.tcsetattr(2, termios.TCSANOW, mode)
+        os.write(2, bytes.fromhex(sys.argv[2]))
+    except (OSError, termios.error):
         pass
 """
 
@@ -117,6 +123,52 @@ class RawTerminal:
             self._set_raw()
 
 
+class Farewell:
+    """Bytes that the terminal at `descriptor` gets when `leave` is called, at interpreter exit, and
+    when the process is killed."""
+
+    def __init__(self, descriptor: int, words: bytes) -> None:
+        self.descriptor = descriptor
+        self.words = words
+        self.entered = False
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()
+
+    def enter(self) -> bool:
+        """From now on they are owed.  False in the background: the terminal is somebody else's."""
+        with self._lock:
+            if not self.entered and _in_foreground(self.descriptor):
+                if self._guardian is None:
+                    self._guardian = _start_guardian(self.descriptor, None, self.words)
+                    atexit.register(self.leave)
+                self.entered = True
+            return self.entered
+
+    def leave(self) -> None:
+        """Write them; no effect when they are not owed."""
+        with self._lock:
+            atexit.unregister(self.leave)
+            if self.entered:
+                self.entered = False
+                _write_anyway(self.descriptor, self.words)
+            if self._guardian is not None:
+                _dismiss(self._guardian)
+                self._guardian = None
+
+
+def _write_anyway(descriptor: int, words: bytes) -> None:
+    """Also from the background, and to a terminal that is slow."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        while words:
+            select.select([], [descriptor], [], 1.0)
+            words = words[os.write(descriptor, words) :]
+    except OSError:
+        pass  # the terminal itself is gone, or takes nothing
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def _set_mode(descriptor: int, mode: list[Any]) -> None:
     """Also from the background, where the terminal driver would stop the process (SIGTTOU)."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
@@ -135,12 +187,14 @@ def _in_foreground(descriptor: int) -> bool:
         return True  # not the controlling terminal: nobody else to be in front
 
 
-def _start_guardian(descriptor: int, mode: list[Any]) -> subprocess.Popen[bytes] | None:
+def _start_guardian(
+    descriptor: int, mode: list[Any] | None, words: bytes = b""
+) -> subprocess.Popen[bytes] | None:
     if not sys.executable:
         return None
     try:
         guardian = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _GUARDIAN, repr(mode)],
+            [sys.executable, "-I", "-S", "-c", _GUARDIAN, repr(mode), words.hex()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=descriptor,

@@ -13,7 +13,7 @@ from vbox_pdm.config import KeyInfo, keys
 from vbox_pdm.device import DeviceType
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import PdmError
-from vbox_vmm import machine
+from vbox_vmm import machine, machine_boot
 from vbox_vmm.frontends.linkbook import LinkBook
 from vbox_vmm.frontends.messages import logging_to_stderr, print_json, print_table
 from vbox_vmm.frontends.options import load_catalogue, plugin_option
@@ -116,12 +116,10 @@ def _luns(catalogue: Catalogue, name: str) -> list[dict[str, Any]] | None:
     book = LinkBook()
     catalogue.manager.register(book)
     try:
-        tree = machine.default_machine(machine.LEAST_MEMORY)
-        for child in list(tree.child("Devices").children):
-            if tree.find(f"Devices/{child}/0/LUN#0") is not None:
-                machine.set_lun(tree, f"{child}#0/lun0", [])
-            if tree.find(f"Devices/{child}/0/LUN#1") is not None:
-                machine.set_lun(tree, f"{child}#0/lun1", [])
+        # Without firmware: its images need not be installed to say what a device has.
+        tree = machine.default_machine(machine.LEAST_MEMORY, firmware=machine_boot.NONE)
+        for lun in (machine.KEYBOARD, machine.MOUSE, machine.SCREEN):
+            machine.set_lun(tree, lun, [])
         if tree.find(f"Devices/{name}/0") is None:
             machine.add_device(tree, machine.Spec(name), catalogue)
         vm = Vm(tree, catalogue, with_engine=False)

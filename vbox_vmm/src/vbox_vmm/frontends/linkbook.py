@@ -36,6 +36,10 @@ class LinkBook:
         """The driver that takes keys, or None."""
         return next((d for d in self.drivers() if hasattr(d, "type_text") and hasattr(d, "pending")), None)
 
+    def screen(self) -> Any | None:
+        """The driver that shows the guest's screen, or None."""
+        return next((d for d in self.drivers() if hasattr(d, "screenshot") and hasattr(d, "text")), None)
+
     def bottom(self, title: str, lun: int) -> Any | None:
         """The last driver of a chain, or None."""
         link = self._links.get((title, lun))

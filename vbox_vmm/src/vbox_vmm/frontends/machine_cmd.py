@@ -11,10 +11,28 @@ import click
 from vbox_vmm import cfgm_xml
 from vbox_vmm.boot import read_boot
 from vbox_vmm.frontends.messages import logging_to_stderr
-from vbox_vmm.frontends.options import FILE, MachineOptions, build_machine, load_catalogue, machine_options
+from vbox_vmm.frontends.options import (
+    FILE,
+    GroupedCommand,
+    MachineOptions,
+    build_machine,
+    load_catalogue,
+    machine_options,
+)
+
+_EXAMPLES = (
+    ("A machine with a disk, kept in a file, and run from it", "vbox machine --disk pc.img -o pc.xml"),
+    ("Run it; options change it for this run", "vbox run --machine pc.xml --cdrom rescue.iso --boot cdrom"),
+)
 
 
-@click.command("machine", short_help="Write a machine to a file.")
+class MachineCommand(GroupedCommand):
+    """`vbox machine`."""
+
+    examples = _EXAMPLES
+
+
+@click.command("machine", cls=MachineCommand, short_help="Write a machine to a file.")
 @machine_options
 @click.option(
     "--output", "-o", type=FILE, required=True, metavar="FILE.xml", help="Where to; - is standard output."

@@ -1,7 +1,7 @@
 """What the command line tells people: lines on standard error, log lines, tables, JSON.
 
 While a guest has the terminal in raw mode a line feed alone does not return the carriage, so lines
-for a terminal end with both.
+for a terminal end with both.  While the guest's screen is drawn in the terminal, lines wait.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,8 +20,45 @@ REPORT = "!!!!"
 """How the VM's reports begin; the front end tells what they mean itself."""
 
 
+MOST_HELD = 1000
+"""Texts that wait at most; the oldest are dropped."""
+_held: deque[str] | None = None
+
+
+def hold() -> None:
+    """Keep lines for a terminal until `release`: it shows the guest's screen."""
+    global _held
+    if _held is None and _is_terminal():
+        _held = deque(maxlen=MOST_HELD)
+
+
+def release() -> None:
+    """Print what waits; no effect when nothing is held."""
+    global _held
+    waiting, _held = _held, None
+    for text in waiting or ():
+        say(text)
+
+
+def progress(text: str) -> None:
+    """A line for people who wait: only at a terminal."""
+    if _is_terminal():
+        say(f"vbox: {text}")
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except ValueError:
+        return False  # closed
+
+
 def say(text: str) -> None:
     """One or more lines on standard error."""
+    held = _held
+    if held is not None:
+        held.append(text)
+        return
     stream = sys.stderr
     try:
         end = "\r\n" if stream.isatty() else "\n"

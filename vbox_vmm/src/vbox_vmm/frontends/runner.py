@@ -31,7 +31,7 @@ from vbox_pdm.errors import PdmError
 from vbox_vmm.boot import Boot
 from vbox_vmm.cfgm import Node
 from vbox_vmm.frontends.exitcodes import ERROR, EXPECTATION, GURU, INTERRUPTED, SUCCESS
-from vbox_vmm.frontends.messages import complain, say
+from vbox_vmm.frontends.messages import complain, release, say
 from vbox_vmm.frontends.script import Script
 from vbox_vmm.vm import Vm
 from vbox_vmm.vmstate import VmState
@@ -74,7 +74,7 @@ class _Signal:
 @define(kw_only=True)
 class Run:
     """One run.  `started` is called when the guest is about to run, `ended` when it does not run
-    any more and the VM still stands."""
+    any more, however it ended, and the VM still stands."""
 
     tree: Node
     catalogue: Catalogue
@@ -201,8 +201,8 @@ class _Runner:
             vm = self.vm
             if vm is None:
                 return
-            if not quiet:
-                self._perform(lambda: _power_off(vm))
+            if vm.state is not VmState.CREATED:
+                self._perform(vm.power_off)
                 self._perform(lambda: self.run.ended(vm))
             self._perform(vm.destroy)
         except PdmError as error:
@@ -322,13 +322,9 @@ def _busy_with() -> str:
     return "something takes its time"
 
 
-def _power_off(vm: Vm) -> None:
-    if vm.state is not VmState.CREATED:
-        vm.power_off()
-
-
 def _leave(code: int) -> NoReturn:
     """End the process though threads hang in it."""
+    release()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
