@@ -97,7 +97,7 @@ def boot_tiny(*options: str) -> str:
     tiny = guests.tiny()
     return run(
         VBOX,
-        "run", "--kernel", tiny.kernel, "--memory", "16", "--timeout", "60", *options,
+        "run", "--firmware", "none", "--kernel", tiny.kernel, "--memory", "16", "--timeout", "60", *options,
         "--expect", tiny.prompt, "--type", "echo one2three\\n", "--expect", "three",
         "--expect", tiny.prompt,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def test_observer_from_a_file_counts_what_passes_unchanged(tmp_path: Path) -> No
 
 
 def test_exit_path_without_plugins_is_the_resolved_callable() -> None:
-    vm = Vm(default_machine(16 << 20), Catalogue(), with_engine=False)
+    vm = Vm(default_machine(16 << 20, firmware="none"), Catalogue(), with_engine=False)
     try:
         rows = {row.first: row for row in vm.call(lambda: vm.iom.ports.rows)}
         uart = next(each.object for each in vm.pdm.instances() if each.title == "serial#0")

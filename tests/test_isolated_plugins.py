@@ -14,7 +14,7 @@ PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if (path / "pypro
 def test_plugin_tests_without_kernel_pass(plugin: Path, tmp_path: Path) -> None:
     python = make_venv(tmp_path / "venv")
     contract = f"{ROOT / 'vbox_pdm'}[testing]"
-    run(python, "-m", "pip", "install", "-q", contract, "pytest-timeout", "pexpect", plugin)
+    run(python, "-m", "pip", "install", "-q", contract, "pytest-timeout", "pexpect", "pyte", plugin)
 
     names = run(python, "-m", "pip", "list", "--format=freeze")
     output = run(python, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", ROOT, plugin / "tests")

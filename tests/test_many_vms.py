@@ -45,7 +45,7 @@ def make(name: str, output: Output) -> Vm:
     catalogue = Catalogue()
     catalogue.manager.register(output)
     boot = Boot(tiny.kernel, None, f"name={name}")
-    return Vm(default_machine(16 << 20, name), catalogue, boot=boot)
+    return Vm(default_machine(16 << 20, name, firmware="none"), catalogue, boot=boot)
 
 
 def resident_kib() -> int:
@@ -75,7 +75,7 @@ def test_vm_created_and_destroyed_a_thousand_times_leaks_nothing() -> None:
     catalogue = Catalogue()
 
     def cycle() -> None:
-        vm = Vm(default_machine(16 << 20), catalogue)
+        vm = Vm(default_machine(16 << 20, firmware="none"), catalogue)
         vm.power_on()
         vm.power_off()
         vm.destroy()

@@ -60,7 +60,7 @@ def ring(python: Path, *more: str, status: int = 0) -> str:
     """Boot the tiny guest, ring the doorbell three times, count its interrupts, power off."""
     tiny = guests.tiny()
     words = [
-        "run", "--kernel", str(tiny.kernel), "--memory", "16", "--timeout", "60",
+        "run", "--firmware", "none", "--kernel", str(tiny.kernel), "--memory", "16", "--timeout", "60",
         "--device", "doorbell,io_base=0x520,irq=10", "--device", "isa-debug-exit", *more,
         "--expect", tiny.prompt, "--type", "ack 10 0x520\\n",
         "--expect", tiny.prompt, "--type", "unmask 10\\n",
