@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import guests
@@ -138,3 +141,34 @@ def test_four_drives_are_four_devices(transfers: str, linux: GuestFiles, tmp_pat
 
     assert [int(line) for line in names.split()] == [0, 1, 3]
     assert re.search(r"(?i)no medium", empty)
+
+
+@pytest.fixture
+def small_folder(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", folder]).returncode:
+        pytest.skip("nobody but root may mount a file system that is soon full")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_full_disk_of_the_host_holds_the_guest_until_there_is_room(
+    transfers: str, linux: GuestFiles, small_folder: Path
+) -> None:
+    image, ballast = small_folder / "disk.img", small_folder / "ballast"
+    with image.open("wb") as file:
+        file.truncate(6 * MIB)
+    ballast.write_bytes(bytes(5 * MIB))
+
+    with Guest(linux, "--disk", str(image), *NO_SCREEN) as guest:
+        guest.prompt()
+        guest.type("yes room | dd of=/dev/sda bs=64k count=96 iflag=fullblock conv=fsync && echo wri''tten\r")
+        guest.expect("the guest waits: DrvVD_DISKFULL")
+        ballast.unlink()
+        guest.expect("written")
+        guest.prompt()
+        assert "I/O error" not in guest.shell("dmesg")
+
+    assert image.read_bytes() == (b"room\n" * 1_300_000)[: 6 * MIB]

@@ -111,5 +111,6 @@ def identify_packet(model: str, serial: str, firmware: str, mode: tuple[ModeKind
         87: _WORD_VALID,
         88: 0x007F | (1 << 8 + number if kind is ModeKind.UDMA else 0),
         93: 0x6003,
+        125: 0xFFFE,  # what a byte count limit of 0 means
     }
     return ata.identify_data(words, ((10, 20, serial.rjust(20)), (23, 8, firmware), (27, 40, model)))

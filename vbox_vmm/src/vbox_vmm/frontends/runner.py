@@ -28,6 +28,7 @@ from attrs import define, frozen
 
 from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.errors import PdmError
+from vbox_pdm.helpers import RuntimeErrorFlags
 from vbox_vmm.boot import Boot
 from vbox_vmm.cfgm import Node
 from vbox_vmm.frontends.exitcodes import ERROR, EXPECTATION, GURU, INTERRUPTED, SUCCESS
@@ -41,6 +42,10 @@ PATIENCE = 10.0
 """Seconds that a machine may take to stop before it is left behind."""
 SILENCE = 5.0
 """Seconds after which a step of the machine that is not done is worth a word."""
+RETRY = 2.0
+"""Seconds after which a guest that waits for something to be mended is tried again."""
+UNMENDABLE = "DeviceFailed"
+"""The runtime error of a plugin that failed too often: going on would not help."""
 _ENDS = (VmState.OFF, VmState.GURU_MEDITATION, VmState.FATAL_ERROR, VmState.SUSPENDED)
 _FATAL_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -132,8 +137,19 @@ class _Runner:
         self.vm = vm
 
     def _wait_for_the_end(self, vm: Vm) -> VmState:
+        told = ""
         while True:
             item = self._next()
+            if item is VmState.SUSPENDED and (reason := _mendable(vm)) is not None:
+                if reason != told:
+                    complain(
+                        f"the guest waits: {reason}. It is tried again every {RETRY:g} s; Ctrl-C ends it"
+                    )
+                    told = reason
+                self._pause(RETRY)
+                if vm.state is VmState.SUSPENDED:
+                    self._perform(vm.resume)
+                continue
             if isinstance(item, VmState):
                 return item
             if isinstance(item, _Signal) and item.number == signal.SIGTSTP:
@@ -174,6 +190,18 @@ class _Runner:
         where = f": {script.describe()}" if script is not None else ""
         complain(f"the guest did not end within {self.run.timeout:g} seconds{where} (VERR_TIMEOUT)")
         return EXPECTATION
+
+    def _pause(self, seconds: float) -> None:
+        """Let time pass.  Raises TimeIsOver, Signalled."""
+        until = time.monotonic() + seconds
+        put_back: list[Any] = []
+        try:
+            while (left := until - time.monotonic()) > 0:
+                with contextlib.suppress(queue.Empty):
+                    put_back.append(self._next(left))
+        finally:
+            for item in put_back:
+                self.mail.put(item)
 
     def _stop_and_continue(self, vm: Vm) -> None:
         """Job control: the VM is suspended while the process is stopped, and the terminal is its own."""
@@ -260,11 +288,14 @@ class _Runner:
             for item in put_back:
                 self.mail.put(item)
 
-    def _next(self) -> Any:
-        """The next thing that happened.  Raises TimeIsOver, Signalled."""
+    def _next(self, most: float | None = None) -> Any:
+        """The next thing that happened.  Raises TimeIsOver, Signalled, and queue.Empty when nothing
+        did for `most` seconds."""
+        end = None if most is None else time.monotonic() + most
         while True:
             now = time.monotonic()
-            left = None if self.deadline is None else max(0.0, self.deadline - now)
+            ends = [at for at in (self.deadline, end) if at is not None]
+            left = max(0.0, min(ends) - now) if ends else None
             if self.silent_until is not None:
                 silence = max(0.0, self.silent_until - now)
                 left = silence if left is None else min(left, silence)
@@ -275,6 +306,8 @@ class _Runner:
                 now = time.monotonic()
                 if self.deadline is not None and now >= self.deadline:
                     raise TimeIsOver from None
+                if end is not None and now >= end:
+                    raise
                 if self.silent_until is not None and now >= self.silent_until:
                     self.silent_until = None
                     complain(f"warning: the machine does not start or stop: {_busy_with()}")
@@ -303,6 +336,14 @@ class _Runner:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
+
+
+def _mendable(vm: Vm) -> str | None:
+    """What the suspended guest waits for, when the user can do something about it."""
+    last = vm.runtime_errors[-1] if vm.runtime_errors else None
+    if last is None or last.error_id == UNMENDABLE or not last.flags & RuntimeErrorFlags.SUSPEND:
+        return None
+    return f"{last.error_id}: {last.text.rstrip('.')}"
 
 
 def _busy_with() -> str:
