@@ -90,7 +90,7 @@ def test_memtest_passes_every_test_before_bit_fade() -> None:
 
     on_screen(
         files, *("--expect-screen", "Test #3"), *("--expect-screen", "Test #9"),
-        *("--expect-screen", "Bit fade"), "--expect-screen", "Errors: 0  ", timeout=280,
+        *("--expect-screen", "Bit fade"), "--expect-screen", "Errors: 0", timeout=280,
     )  # fmt: skip
 
 
