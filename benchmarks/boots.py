@@ -65,8 +65,8 @@ SCENARIOS: dict[str, Callable[[], guests.GuestFiles]] = {
 }
 
 
-def seconds_to(words: Sequence[str], prompt: str) -> float:
-    """Run a command until it prints `prompt`."""
+def run_to(words: Sequence[str], prompt: str) -> tuple[float, str]:
+    """Run a command until it prints `prompt`: (seconds, what it printed)."""
     begin = time.monotonic()
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
@@ -79,7 +79,7 @@ def seconds_to(words: Sequence[str], prompt: str) -> float:
             if not part or time.monotonic() - begin > PATIENCE:
                 raise SystemExit(f"{words[0]} did not reach the prompt:\n{seen[-2000:].decode('latin-1')}")
             seen = seen[-200_000:] + part
-        return time.monotonic() - begin
+        return time.monotonic() - begin, seen.decode("latin-1")
     finally:
         process.kill()
         process.wait()
@@ -103,8 +103,8 @@ def main() -> int:
             continue
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(options.runs):
-            times[0].append(seconds_to(mine, prompt))
-            times[1].append(seconds_to(theirs, prompt))
+            times[0].append(run_to(mine, prompt)[0])
+            times[1].append(run_to(theirs, prompt)[0])
         a, b = (statistics.median(each) for each in times)
         every = " / ".join(" ".join(f"{value:.2f}" for value in each) for each in times)
         print(f"{name:<10} {a:>8.2f} {b:>8.2f} {a / b:>6.2f}   {every}", flush=True)

@@ -46,7 +46,7 @@ was done: timers, queues, DMA.  Only drivers' workers run in host time; `bench.w
 for what they queue.
 
 Accesses are those of a guest: `port_read(port, size)`, `port_write(port, size, value)`, `mmio_*`
-alike, `pci_read(slot, function, offset, size)`, `pci_write`.  `memory_read` and `memory_write` reach
+alike, `port_read_string` and `port_write_string` (REP INS and OUTS), `pci_read(slot, function, offset, size)`, `pci_write`.  `memory_read` and `memory_write` reach
 guest RAM without side effects.  `pci_enable(device)` does the firmware's part for a PCI function.
 
 Taps show what leaves the devices: `irq(line)`, `irq_edges`, `pci_irq(device)`, `messages`, `intr`,
@@ -66,6 +66,9 @@ kernel.
 
 from vbox_pdm.testing.backend import BenchBackend, BenchTaps, Failure
 from vbox_pdm.testing.bench import Bench
+from vbox_pdm.testing.fake_display import FakeDisplay
+from vbox_pdm.testing.fake_drive import FakeDrive
+from vbox_pdm.testing.fake_media import FakeMedia
 from vbox_pdm.testing.fakes import (
     Fake,
     FakeKeyboard,
@@ -88,7 +91,10 @@ __all__ = [
     "Edge",
     "Failure",
     "Fake",
+    "FakeDisplay",
+    "FakeDrive",
     "FakeKeyboard",
+    "FakeMedia",
     "FakeMouse",
     "FakeStream",
     "Leds",
