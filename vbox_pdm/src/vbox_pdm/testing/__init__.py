@@ -46,7 +46,8 @@ was done: timers, queues, DMA.  Only drivers' workers run in host time; `bench.w
 for what they queue.
 
 Accesses are those of a guest: `port_read(port, size)`, `port_write(port, size, value)`, `mmio_*`
-alike, `port_read_string` and `port_write_string` (REP INS and OUTS), `pci_read(slot, function, offset, size)`, `pci_write`.  `memory_read` and `memory_write` reach
+alike, `port_read_string` and `port_write_string` (REP INS and OUTS),
+`pci_read(slot, function, offset, size)`, `pci_write`.  `memory_read` and `memory_write` reach
 guest RAM without side effects.  `pci_enable(device)` does the firmware's part for a PCI function.
 
 Taps show what leaves the devices: `irq(line)`, `irq_edges`, `pci_irq(device)`, `messages`, `intr`,
