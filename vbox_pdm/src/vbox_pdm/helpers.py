@@ -211,6 +211,9 @@ class DeviceHelpers(Helpers, Protocol):
     def dma(self, address: int, length: int, *, write: bool = False) -> Dma:
         """Guest-physical memory for a transfer of `length` bytes (no bus-master rule: ISA, chipset)."""
 
+    def dma_list(self, pieces: Sequence[tuple[int, int]], *, write: bool = False) -> Dma:
+        """One handle for scattered memory: the (address, length) of each piece, in order."""
+
     def memory_read(self, address: int, length: int) -> bytes:
         """Guest-physical memory; 0xFF where no RAM or ROM is."""
 

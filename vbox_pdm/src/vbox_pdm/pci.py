@@ -108,6 +108,9 @@ class PciHost(Protocol):
     def dma(self, address: int, length: int, write: bool, allowed: bool) -> Dma:
         """Guest memory; scratch when not `allowed`."""
 
+    def dma_list(self, pieces: Sequence[tuple[int, int]], write: bool, allowed: bool) -> Dma:
+        """The same of several (address, length)."""
+
 
 @frozen
 class PciState(State, version=1):
@@ -280,6 +283,11 @@ class PciFunction:
     def dma(self, address: int, length: int, *, write: bool = False) -> Dma:
         """Guest memory for a transfer; scratch (0xFF, writes lost) while bus mastering is off."""
         return self._host.dma(address, length, write, self.bus_master)
+
+    def dma_list(self, pieces: Sequence[tuple[int, int]], *, write: bool = False) -> Dma:
+        """One handle for scattered memory: the (address, length) of each piece, in order, as a table of
+        descriptors has them.  Cheaper than a handle for each."""
+        return self._host.dma_list(pieces, write, self.bus_master)
 
     # --- for the host
 

@@ -13,7 +13,7 @@ Nothing here locks: all is called under the VM's lock.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -274,10 +274,35 @@ class Pgm:
                 views = (self._ram_view[address : address + length],)
                 return DmaHandle(self, views, True, [(address, length)])
             return DmaHandle(None, (self._ram_read_only[address : address + length],), True, [])
-        if length < 0 or address < 0:
-            raise PdmError("VERR_INVALID_PARAMETER", f"A transfer of {length} bytes at {address:#x}")
         parts: list[memoryview] = []
         written: list[tuple[int, int]] = []
+        complete = self._collect(address, length, write, parts, written)
+        return DmaHandle(self if written else None, tuple(parts), complete, written)
+
+    def dma_list(self, pieces: Sequence[tuple[int, int]], write: bool = False) -> DmaHandle:
+        """One handle for several (address, length), in order."""
+        low, high = self._plain_first, self._plain_end
+        view = self._ram_view if write else self._ram_read_only
+        parts: list[memoryview] = []
+        written: list[tuple[int, int]] = []
+        complete = True
+        for piece in pieces:
+            address, length = piece
+            if low <= address and address + length <= high and length > 0:
+                parts.append(view[address : address + length])
+                if write:
+                    written.append(piece)
+            elif not self._collect(address, length, write, parts, written):
+                complete = False
+        return DmaHandle(self if written else None, tuple(parts), complete, written)
+
+    def _collect(
+        self, address: int, length: int, write: bool, parts: list[memoryview], written: list[tuple[int, int]]
+    ) -> bool:
+        """Views of a range, with scratch for holes, and what of it is memory that is written; whether all
+        of it is memory."""
+        if length < 0 or address < 0:
+            raise PdmError("VERR_INVALID_PARAMETER", f"A transfer of {length} bytes at {address:#x}")
         complete = True
         for first, size, piece in self.layout.spans(address, length):
             memory = None if piece is None else piece.write if write else piece.read
@@ -289,7 +314,7 @@ class Pgm:
             parts.append((memory.view if write else memory.read_only)[at : at + size])
             if write:
                 written.append((first, size))
-        return DmaHandle(self if written else None, tuple(parts), complete, written)
+        return complete
 
     def read(self, address: int, length: int) -> bytes:
         """Memory as the CPU would read it, without side effects; 0xFF where there is none."""

@@ -19,6 +19,7 @@ Traps
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from attrs import define, evolve
@@ -41,16 +42,16 @@ MOST = 4 << 20
 
 
 class Memory(Protocol):
-    """`helpers.dma`."""
+    """`helpers.dma_list`."""
 
-    def __call__(self, address: int, length: int, *, write: bool = False) -> Dma: ...
+    def __call__(self, pieces: Sequence[tuple[int, int]], *, write: bool = False) -> Dma: ...
 
 
 @define(eq=False)
 class Loan:
     """Guest memory that a request has until it is done.  `ended`: the table has no more behind it."""
 
-    handles: list[Dma]
+    handle: Dma
     views: tuple[memoryview, ...]
     pieces: tuple[tuple[int, int], ...]
     length: int
@@ -61,9 +62,8 @@ class Loan:
 def _loan(
     memory: Memory, pieces: tuple[tuple[int, int], ...], to_memory: bool, ended: bool, run: int
 ) -> Loan:
-    handles = [memory(address, size, write=to_memory) for address, size in pieces]
-    views = handles[0].views if len(handles) == 1 else tuple(v for h in handles for v in h.views)
-    return Loan(handles, views, pieces, sum(size for _, size in pieces), ended, run)
+    handle = memory(pieces, write=to_memory)
+    return Loan(handle, handle.views, pieces, sum(size for _, size in pieces), ended, run)
 
 
 class BusMaster:
@@ -137,7 +137,7 @@ class BusMaster:
         if not found.length:
             self.status &= ~BM_ACTIVE
             return None
-        return _loan(self._pci.dma, found.pieces, to_memory, found.ended, self._run)
+        return _loan(self._pci.dma_list, found.pieces, to_memory, found.ended, self._run)
 
     def lend_again(
         self, pieces: tuple[tuple[int, int], ...], to_memory: bool, ended: bool, counts: bool
@@ -152,10 +152,9 @@ class BusMaster:
     def settle(self, loan: Loan, moved: int, *, counts: bool = True) -> None:
         """The request is done with its memory, of which `moved` bytes were transferred.  It does not
         count when a reset cut it off: then the memory is given back, and no register changes."""
-        for handle in loan.handles:
-            if counts and not handle.complete:
-                self._aborted()
-            handle.release()
+        if counts and not loan.handle.complete:
+            self._aborted()
+        loan.handle.release()
         if counts and self.counts(loan):
             self.used += moved
             if loan.ended and moved >= loan.length:

@@ -119,7 +119,7 @@ class Piix3Ide(Device[Config]):
             first, second = (
                 helpers.lun(2 * index + unit, Drive, f"{name} {UNITS[unit]}") for unit in range(2)
             )
-            master = BusMaster(self.pci, helpers.dma)
+            master = BusMaster(self.pci, helpers.dma_list)
             channel = Channel((first, second), helpers.isa_irq(line), master, helpers.log)
             self.channels.append(channel)
             helpers.map_ports(

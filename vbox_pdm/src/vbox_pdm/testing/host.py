@@ -17,7 +17,7 @@ from vbox_pdm import config as config_schema
 from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.chains import Chain, ChainDriver, Lun, build_chain, remove_chain
 from vbox_pdm.device import DeviceType
-from vbox_pdm.dmaviews import DmaHandle
+from vbox_pdm.dmaviews import DmaHandle, Piece
 from vbox_pdm.engine import Exit
 from vbox_pdm.errors import ConfigError, PdmError
 from vbox_pdm.instance import Instance, Phase
@@ -542,6 +542,18 @@ class BenchHost:
             return DmaHandle(pieces, write=write, written=self.taps.dma_written)
         nowhere = [(address, length, None)] if length else []
         return DmaHandle(nowhere, write=write, written=self.taps.dma_written)
+
+    def dma_list(self, pieces: Sequence[tuple[int, int]], write: bool, allowed: bool = True) -> DmaHandle:
+        """The same of several pieces."""
+        found: list[Piece] = []
+        for address, length in pieces:
+            if address < 0 or length < 0:
+                raise PdmError("VERR_INVALID_PARAMETER", f"A transfer of {length} bytes at {address:#x}")
+            if allowed:
+                found += self.memory.pieces(address, length, write=write)
+            elif length:
+                found.append((address, length, None))
+        return DmaHandle(found, write=write, written=self.taps.dma_written)
 
     def logger(self, title: str) -> logging.Logger:
         """A logger of this bench alone; lines go to the tap and to the logger `vbox`."""

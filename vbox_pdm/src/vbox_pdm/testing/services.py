@@ -308,6 +308,10 @@ class HostDeviceHelpers(HostHelpers):
         """A transfer."""
         return self._host.dma(address, length, write)
 
+    def dma_list(self, pieces: Sequence[tuple[int, int]], *, write: bool = False) -> DmaHandle:
+        """A transfer of scattered memory."""
+        return self._host.dma_list(pieces, write)
+
     def memory_read(self, address: int, length: int) -> bytes:
         """Guest memory."""
         return self._host.memory.read(address, length)
@@ -444,6 +448,10 @@ class FunctionHost:
     def dma(self, address: int, length: int, write: bool, allowed: bool) -> DmaHandle:
         """A transfer by the function."""
         return self._host.dma(address, length, write, allowed)
+
+    def dma_list(self, pieces: Sequence[tuple[int, int]], write: bool, allowed: bool) -> DmaHandle:
+        """The same of several pieces."""
+        return self._host.dma_list(pieces, write, allowed)
 
 
 def rom_view(region: Rom, size: int) -> memoryview:

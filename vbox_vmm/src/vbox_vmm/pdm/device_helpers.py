@@ -163,6 +163,10 @@ class DeviceHelpers(InstanceHelpers):
         """Guest memory for a transfer."""
         return self._pgm.dma(address, length, write)
 
+    def dma_list(self, pieces: Sequence[tuple[int, int]], *, write: bool = False) -> DmaHandle:
+        """Scattered guest memory for a transfer."""
+        return self._pgm.dma_list(pieces, write)
+
     @property
     def ram_size(self) -> int:
         """Bytes of guest RAM."""

@@ -5,7 +5,7 @@ The configuration mechanism itself belongs to the host bridge, a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vbox_pdm.errors import PdmError
 from vbox_pdm.helpers import Dma, Mapping
@@ -173,3 +173,9 @@ class FunctionHost:
         if allowed:
             return self._bus.iom.pgm.dma(address, length, write)
         return scratch_handle(length, write)
+
+    def dma_list(self, pieces: Sequence[tuple[int, int]], write: bool, allowed: bool) -> Dma:
+        """The same of several pieces."""
+        if allowed:
+            return self._bus.iom.pgm.dma_list(pieces, write)
+        return scratch_handle(sum(length for _, length in pieces), write)
