@@ -22,7 +22,8 @@ SPACE = 1 << 32
 TABLE = 1 << 16
 EOT = 1 << 31
 DESCRIPTOR = 8
-_FETCH = 256  # bytes of the table that are read at once
+_FETCH = 2048  # bytes of the table that are read at once: a megabyte in pages
+_PAIRS = struct.Struct("<II")
 
 Fetch = Callable[[int, int], bytes]
 """(address, length) -> bytes of guest memory."""
@@ -38,46 +39,63 @@ class Walk:
     ended: bool
 
 
-def descriptors(fetch: Fetch, table: int) -> Iterator[tuple[int, int, bool]]:
-    """(address, bytes 2..65536, EOT) of each descriptor, up to EOT or the end of the 64 KiB."""
-    at = table & 0xFFFC
-    base = table & 0xFFFF0000
-    while at + DESCRIPTOR <= TABLE:
-        length = min(_FETCH, TABLE - at) & ~(DESCRIPTOR - 1)
-        for address, word in struct.iter_unpack("<II", fetch(base | at, length)):
-            last = bool(word & EOT)
-            yield address & ~1, word & 0xFFFE or 0x10000, last
-            if last:
-                return
-        at += length
-
-
 def walk(fetch: Fetch, table: int, skip: int, length: int) -> Walk:
     """The memory for `length` bytes of a transfer, of which `skip` bytes came before: as much as the
     table has.  Neighbouring regions are joined."""
     pieces: list[tuple[int, int]] = []
-    got = 0
     if length <= 0:
         return Walk((), 0, False)
-    for address, count, last in descriptors(fetch, table):
+    left = length
+    first = end = -1  # the region that grows
+    for address, word in _descriptors(fetch, table):
+        count = word & 0xFFFE or 0x10000
+        last = word & EOT
         if skip >= count:
             skip -= count
             if last:
                 break
             continue
-        use = min(count - skip, length - got)
-        _add(pieces, address + skip, use)
-        got += use
-        whole = skip + use == count
-        skip = 0
-        if got == length:
-            return Walk(tuple(pieces), got, whole and last)
-    return Walk(tuple(pieces), got, True)
+        address &= ~1
+        use = count
+        if skip:
+            address = (address + skip) % SPACE
+            use -= skip
+            skip = 0
+        whole = use <= left
+        if not whole:
+            use = left
+        left -= use
+        if address != end:
+            if first >= 0:
+                _add(pieces, first, end - first)
+            first = address
+        end = address + use
+        if end >= SPACE:
+            _add(pieces, first, end - first)
+            first = end = -1
+        if not left:
+            if first >= 0:
+                _add(pieces, first, end - first)
+            return Walk(tuple(pieces), length, bool(whole and last))
+        if last:
+            break
+    if first >= 0:
+        _add(pieces, first, end - first)
+    return Walk(tuple(pieces), length - left, True)
+
+
+def _descriptors(fetch: Fetch, table: int) -> Iterator[tuple[int, int]]:
+    """Both dwords of each descriptor, up to the end of the 64 KiB."""
+    at = table & 0xFFFC
+    base = table & 0xFFFF0000
+    while at + DESCRIPTOR <= TABLE:
+        length = min(_FETCH, TABLE - at) & ~(DESCRIPTOR - 1)
+        yield from _PAIRS.iter_unpack(fetch(base | at, length))
+        at += length
 
 
 def _add(pieces: list[tuple[int, int]], address: int, length: int) -> None:
-    if address >= SPACE:
-        address -= SPACE
+    """A region; what passes the end of the address space goes on at 0."""
     beyond = address + length - SPACE
     if beyond > 0:
         _add(pieces, address, length - beyond)
