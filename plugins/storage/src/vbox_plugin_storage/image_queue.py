@@ -16,15 +16,18 @@ VERR_PDM_MEDIA_NOT_MOUNTED when the driver is destructed.
 from __future__ import annotations
 
 import errno
+import os
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeVar
 
-from vbox_pdm import DriverHelpers, MediaOp, MediaRequest, PdmError, RuntimeErrorFlags, Worker
+from vbox_pdm import Driver, DriverHelpers, MediaOp, MediaRequest, PdmError, RuntimeErrorFlags, Worker
 from vbox_pdm.media import NOT_MOUNTED
 
+C = TypeVar("C")
 DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 DETACH_SECONDS = 30.0
 """How long what is under way may take when the driver is detached from a running VM."""
@@ -216,3 +219,33 @@ class ImageQueue:
         if self._waited_for:
             self._progress.set()
             self._helpers.async_notification_completed()
+
+
+class ImageDriver(Driver[C]):
+    """Base of drivers that have a file, `descriptor`, and a queue for it, both made in `pdm_construct`."""
+
+    descriptor: int = -1
+    queue: ImageQueue | None = None
+
+    def pdm_suspend(self) -> None:
+        assert self.queue is not None
+        self.queue.suspend()
+
+    def pdm_resume(self) -> None:
+        assert self.queue is not None
+        self.queue.resume()
+
+    def pdm_reset(self) -> None:
+        assert self.queue is not None
+        self.queue.drain()
+
+    def pdm_power_off(self) -> None:
+        assert self.queue is not None
+        self.queue.power_off()
+
+    def pdm_destruct(self) -> None:
+        if self.queue is not None:
+            self.queue.destruct()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1

@@ -28,7 +28,6 @@ from attrs import define, frozen
 
 from vbox_pdm import (
     ConfigError,
-    Driver,
     DriverType,
     Media,
     MediaAbove,
@@ -41,7 +40,7 @@ from vbox_pdm import (
 )
 from vbox_pdm.media import NOT_MOUNTED
 from vbox_plugin_storage.file_io import punch_hole, read_into, write_from
-from vbox_plugin_storage.image_queue import ImageQueue
+from vbox_plugin_storage.image_queue import ImageDriver, ImageQueue
 from vbox_plugin_storage.media_steps import fill, gather, part, total
 
 SECTOR = 512
@@ -134,7 +133,7 @@ class _Joined:
             self.request.complete(self.error, self.text)
 
 
-class Overlay(Driver[Config]):
+class Overlay(ImageDriver[Config]):
     """A medium whose changes are forgotten."""
 
     above: MediaAbove
@@ -142,8 +141,6 @@ class Overlay(Driver[Config]):
     info: MediaInfo | None
 
     def pdm_construct(self) -> None:
-        self.descriptor = -1
-        self.queue: ImageQueue | None = None
         self.map = SectorMap()
         self._filling = False  # a write waits for what is around it, and all others for it
         self._waiting: deque[MediaRequest] = deque()
@@ -159,30 +156,10 @@ class Overlay(Driver[Config]):
 
     # --- life
 
-    def pdm_suspend(self) -> None:
-        assert self.queue is not None
-        self.queue.suspend()
-
-    def pdm_resume(self) -> None:
-        assert self.queue is not None
-        self.queue.resume()
-
-    def pdm_reset(self) -> None:
-        assert self.queue is not None
-        self.queue.drain()
-
-    def pdm_power_off(self) -> None:
-        assert self.queue is not None
-        self.queue.power_off()
-
     def pdm_destruct(self) -> None:
-        if self.queue is not None:
-            self.queue.destruct()
-            while self._waiting:
-                self._waiting.popleft().complete(NOT_MOUNTED, "the overlay was closed")
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-        self.descriptor = -1
+        super().pdm_destruct()
+        while self._waiting:
+            self._waiting.popleft().complete(NOT_MOUNTED, "the overlay was closed")
 
     def pdm_attach(self, lun: int) -> None:
         self.media_changed()

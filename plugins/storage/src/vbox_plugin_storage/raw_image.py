@@ -25,7 +25,6 @@ from attrs import frozen
 
 from vbox_pdm import (
     ConfigError,
-    Driver,
     DriverType,
     Media,
     MediaAbove,
@@ -37,7 +36,7 @@ from vbox_pdm import (
 )
 from vbox_pdm.media import NOT_MOUNTED
 from vbox_plugin_storage.file_io import punch_hole, read_into, write_from
-from vbox_plugin_storage.image_queue import ImageQueue
+from vbox_plugin_storage.image_queue import ImageDriver, ImageQueue
 from vbox_plugin_storage.media_steps import total
 
 
@@ -50,16 +49,14 @@ class Config:
     sector_size: int = key(512, choices=(512, 2048, 4096), help="bytes of a sector of the medium")
 
 
-class RawImage(Driver[Config]):
+class RawImage(ImageDriver[Config]):
     """One open file, and the worker that reads and writes it."""
 
     above: MediaAbove
 
     def pdm_construct(self) -> None:
-        self.descriptor = -1
         self.size = 0
         self.ejected = False
-        self.queue: ImageQueue | None = None
         config = self.config
         self.descriptor = _open(config.path, config.read_only)
         status = os.fstat(self.descriptor)
@@ -89,31 +86,6 @@ class RawImage(Driver[Config]):
             ) from None
         except OSError as error:
             self.helpers.log.warning("%s cannot be locked: %s", self.config.path, error.strerror)
-
-    # --- life
-
-    def pdm_suspend(self) -> None:
-        assert self.queue is not None
-        self.queue.suspend()
-
-    def pdm_resume(self) -> None:
-        assert self.queue is not None
-        self.queue.resume()
-
-    def pdm_reset(self) -> None:
-        assert self.queue is not None
-        self.queue.drain()
-
-    def pdm_power_off(self) -> None:
-        assert self.queue is not None
-        self.queue.power_off()
-
-    def pdm_destruct(self) -> None:
-        if self.queue is not None:
-            self.queue.destruct()
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-        self.descriptor = -1
 
     # --- the layer
 
