@@ -35,8 +35,8 @@ def test_lines_wait_for_the_screen_to_go_and_keep_their_order(monkeypatch: pytes
     messages.say("two\nthree")
     assert terminal.getvalue() == ""
 
-    messages.release()
-    messages.release()
+    assert messages.release()
+    assert not messages.release()
     messages.say("four")
 
     assert terminal.getvalue() == "vbox: one\r\ntwo\r\nthree\r\nfour\r\n"

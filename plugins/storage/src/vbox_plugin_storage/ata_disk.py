@@ -23,7 +23,7 @@ Traps
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from vbox_pdm import (
     Direction,
@@ -207,15 +207,9 @@ class AtaDisk(Driver[Config]):
     def _read_steps(
         self, request: DriveRequest, first: int, usable: int, error: int, views: tuple[memoryview, ...]
     ) -> Steps:
+        if not (yield from self._transfer(MediaOp.READ, request, first, views, ata.UNC)):
+            return
         wanted = total(views)
-        start = first * SECTOR + request.position
-        failed = yield Ask(MediaOp.READ, start, views)
-        if failed is not None:
-            good, failed = yield from find_fault(MediaOp.READ, start, views, SECTOR)
-            if failed is not None:
-                request.moved = good
-                self._end_at(request, error_register(failed, ata.UNC), (start + good) // SECTOR)
-                return
         self._moved(request, first, usable, error, wanted)
 
     def _write(self, request: DriveRequest) -> None:
@@ -233,15 +227,9 @@ class AtaDisk(Driver[Config]):
     def _write_steps(
         self, request: DriveRequest, first: int, usable: int, error: int, views: tuple[memoryview, ...]
     ) -> Steps:
+        if not (yield from self._transfer(MediaOp.WRITE, request, first, views, ata.ABRT)):
+            return
         wanted = total(views)
-        start = first * SECTOR + request.position
-        failed = yield Ask(MediaOp.WRITE, start, views)
-        if failed is not None:
-            good, failed = yield from find_fault(MediaOp.WRITE, start, views, SECTOR)
-            if failed is not None:
-                request.moved = good
-                self._end_at(request, error_register(failed, ata.ABRT), (start + good) // SECTOR)
-                return
         through = request.task.command in ata.FUA or not self.write_cache
         if through and request.position + wanted >= usable * SECTOR:
             failed = yield Ask(MediaOp.FLUSH)
@@ -250,6 +238,21 @@ class AtaDisk(Driver[Config]):
                 self._end_at(request, error_register(failed, ata.ABRT), first)
                 return
         self._moved(request, first, usable, error, wanted)
+
+    def _transfer(
+        self, op: MediaOp, request: DriveRequest, first: int, views: tuple[memoryview, ...], otherwise: int
+    ) -> Generator[Ask, str | None, bool]:
+        """The step itself; False when it failed, and has ended at the sector that did.  `otherwise` is the
+        error of a failure that says nothing of its own."""
+        start = first * SECTOR + request.position
+        failed = yield Ask(op, start, views)
+        if failed is not None:
+            good, failed = yield from find_fault(op, start, views, SECTOR)
+            if failed is not None:
+                request.moved = good
+                self._end_at(request, error_register(failed, otherwise), (start + good) // SECTOR)
+                return False
+        return True
 
     def _moved(self, request: DriveRequest, first: int, usable: int, error: int, moved: int) -> None:
         """A step is done; it was the last one when all that is usable was moved."""

@@ -32,12 +32,13 @@ def hold() -> None:
         _held = deque(maxlen=MOST_HELD)
 
 
-def release() -> None:
-    """Print what waits; no effect when nothing is held."""
+def release() -> bool:
+    """Print what waits, and keep nothing from now on; whether lines were kept."""
     global _held
     waiting, _held = _held, None
     for text in waiting or ():
         say(text)
+    return waiting is not None
 
 
 def progress(text: str) -> None:

@@ -32,7 +32,7 @@ from vbox_pdm.helpers import RuntimeErrorFlags
 from vbox_vmm.boot import Boot
 from vbox_vmm.cfgm import Node
 from vbox_vmm.frontends.exitcodes import ERROR, EXPECTATION, GURU, INTERRUPTED, SUCCESS
-from vbox_vmm.frontends.messages import complain, release, say
+from vbox_vmm.frontends.messages import complain, hold, release, say
 from vbox_vmm.frontends.script import Script
 from vbox_vmm.vm import Vm
 from vbox_vmm.vmstate import VmState
@@ -141,6 +141,7 @@ class _Runner:
         while True:
             item = self._next()
             if item is VmState.SUSPENDED and (reason := _mendable(vm)) is not None:
+                drawn = release()  # a suspended machine gives the terminal back
                 if reason != told:
                     complain(
                         f"the guest waits: {reason}. It is tried again every {RETRY:g} s; Ctrl-C ends it"
@@ -149,6 +150,8 @@ class _Runner:
                 self._pause(RETRY)
                 if vm.state is VmState.SUSPENDED:
                     self._perform(vm.resume)
+                if drawn:
+                    hold()
                 continue
             if isinstance(item, VmState):
                 return item

@@ -10,8 +10,8 @@
  *     initrd: its address is an item; where the firmware's memory map (INT 15h E820h) says that RAM ends
  *             before its end, it goes further down, and the setup header is told
  *
- * Everything is 16-bit code in real mode, for an 80486 (BSWAP) or later, as kernels are.  The ROM is read-only, so all that changes lies on the
- * stack, which is the firmware's until the kernel is entered.
+ * Everything is 16-bit code in real mode, for an 80486 (BSWAP) or later, as kernels are.  The ROM is
+ * read-only, so all that changes lies on the stack, which is the firmware's until the kernel is entered.
  *
  * Builds with GNU as, in any version: see build.py.  Sizes, checksum and the PnP checksum are filled in there.
  */
