@@ -1,5 +1,10 @@
 """Configuration of a type: an attrs class whose fields say range, choices, default and help.
 
+    @frozen
+    class Config:
+        io_base: int = key(0x3F8, span=(0, 0xFFF8), help="first of eight I/O ports")
+        path: str = key(help="file that receives what the guest sends")
+
 From the class follow validation (an unknown key is an error that names it), the CLI's options,
 the documentation and the settings file.  Field types: int, bool, str, bytes, float, enums whose
 values are str, and each of these with `| None`.
@@ -63,7 +68,8 @@ def key(
     choices: tuple[Any, ...] | None = None,
     help: str = "",
 ) -> Any:
-    """One configuration key; without a default it must be given.  `span` is inclusive."""
+    """One configuration key; without a default it must be given.  `span` is the least and the greatest
+    value allowed, `choices` are the only ones; an enum needs neither.  `help` is one line for people."""
     return attrs.field(default=default, kw_only=True, metadata={_METADATA: (span, choices, help)})
 
 

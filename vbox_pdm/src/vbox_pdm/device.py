@@ -66,18 +66,24 @@ def check_name(kind: str, name: str) -> None:
 
 @frozen(eq=False)
 class DeviceType:
-    """What `vbox_register_devices(register)` registers.  `priority` overrides the class's order.
+    """What `vbox_register_devices(register)` registers.
 
     `reset_first` and its kin: the device is notified before the drivers below it, not after
     (VirtualBox's FIRST_*_NOTIFICATION).
     """
 
     name: str
+    """What `--device` and the configuration of a machine call it: 1 to 31 letters, digits, '_', '-'."""
     device: type[Device[Any]]
+    """Made once for each instance, without arguments."""
     config: type[Any] = NoConfig
+    """An attrs class whose fields are made by `key`."""
     device_class: DeviceClass = field(default=DeviceClass.MISC, kw_only=True)
+    """When it is constructed; `Priority` in the configuration of an instance overrides it."""
     max_instances: int | None = field(default=None, kw_only=True)
+    """How many a machine may have; None: any number."""
     summary: str = field(default="", kw_only=True)
+    """A few words for `vbox devices`."""
     reset_first: bool = field(default=False, kw_only=True)
     suspend_first: bool = field(default=False, kw_only=True)
     power_off_first: bool = field(default=False, kw_only=True)

@@ -53,6 +53,11 @@ class DmaHandle:
         """Whether every byte is real guest RAM."""
         return self._complete
 
+    @property
+    def held(self) -> bool:
+        """Whether it has not been released."""
+        return not self._released
+
     def release(self) -> None:
         """End the transfer: the views can no longer be used, written pages are reported."""
         if self._released:

@@ -38,14 +38,24 @@ class DriverType:
     """What `vbox_register_drivers(register)` registers."""
 
     name: str
+    """What `--filter` and the configuration of a machine call it: 1 to 31 letters, digits, '_', '-'."""
     driver: type[Driver[Any]]
+    """Made once for each instance, without arguments."""
     config: type[Any] = NoConfig
+    """An attrs class whose fields are made by `key`."""
     serves: Layer[Any, Any] = field(kw_only=True)
+    """The layer that it speaks with the neighbour above."""
     wants: Layer[Any, Any] | None = field(default=None, kw_only=True)
+    """The layer that it speaks with the one below; None: nothing may be attached there."""
     needs_below: bool = field(default=False, kw_only=True)
     """Whether construction fails when nothing is attached below."""
+    transparent: bool = field(default=True, kw_only=True)
+    """Of a filter: it passes on every request and every byte as it came, though perhaps later.  False for
+    one whose purpose is to drop, change or fail some.  The conformance kit checks it."""
     max_instances: int | None = field(default=None, kw_only=True)
+    """How many a machine may have; None: any number."""
     summary: str = field(default="", kw_only=True)
+    """A few words for `vbox devices`."""
 
     def __attrs_post_init__(self) -> None:
         check_name("DRIVER", self.name)

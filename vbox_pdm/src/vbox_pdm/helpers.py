@@ -4,7 +4,8 @@ The kernel, the bench and whatever else hosts devices implement these Protocols;
 tell them apart.  Nothing else of the outside world is for a device: no clock, no randomness, no
 thread, no file.  Whatever a helper makes belongs to the instance and is freed by the host after
 destruct.  Helpers that create something (regions, timers, queues, LUNs, PCI functions, lines,
-roles) are for `pdm_construct`; the rest may be used at any time.
+roles) are for `pdm_construct`, and refuse later with VERR_WRONG_ORDER; the rest may be used at any time.
+A helper that is given what makes no sense raises VERR_INVALID_PARAMETER; all errors are PdmErrors.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class Dma(AbstractContextManager["tuple[memoryview, ...]"], Protocol):
     """
 
     @property
-    def views(self) -> tuple[memoryview, ...]: ...
+    def views(self) -> tuple[memoryview, ...]:
+        """What `with` gives as well; not to be used after the release."""
 
     @property
     def complete(self) -> bool:
@@ -119,7 +121,7 @@ class ResetSource(enum.IntEnum):
 class RuntimeErrorFlags(enum.Flag):
     """What follows a runtime error."""
 
-    NOTE = 0
+    NOTE = 0  # nothing: the user is told, and the guest goes on
     FATAL = 1  # the VM goes to FATAL_ERROR
     SUSPEND = 2  # the VM is suspended; resume when the cause is mended
     NO_WAIT = 4
@@ -133,7 +135,7 @@ class Helpers(Protocol):
         """The release log; lines carry the instance's name."""
 
     def timer(self, name: str, clock: Clock, callback: Callable[[], None]) -> Timer:
-        """A one-shot timer; names are unique in an instance."""
+        """A one-shot timer; names are unique in an instance (VERR_INVALID_PARAMETER)."""
 
     def now(self, clock: Clock) -> int:
         """The time of a clock, in its units."""
@@ -148,13 +150,15 @@ class Helpers(Protocol):
         """Random bytes, from the VM's seed."""
 
     def queue(self, name: str, consumer: Callable[[T], None], capacity: int = 1024) -> Queue[T]:
-        """A queue whose consumer runs on the EMT."""
+        """A queue whose consumer runs on the EMT; it holds `capacity` items.  Names are unique in an
+        instance (VERR_INVALID_PARAMETER)."""
 
     def set_runtime_error(self, flags: RuntimeErrorFlags, error_id: str, text: str) -> None:
         """Tell the user; `error_id` is a stable CamelCase token ("DriveHostDiskFull")."""
 
     def set_async_notification(self, done: Callable[[], bool]) -> None:
-        """In reset, suspend or power off: not done yet.  The host calls `done` again until True."""
+        """In reset, suspend or power off: not done yet.  The host calls `done` again until True.
+        VERR_WRONG_ORDER anywhere else."""
 
     def async_notification_completed(self) -> None:
         """Any thread: `done` may answer True now."""
@@ -164,33 +168,45 @@ class Helpers(Protocol):
 
 
 class DeviceHelpers(Helpers, Protocol):
-    """What a device has."""
+    """What a device has besides."""
+
+    # --- files of the host
 
     def read_host_file(self, name: str, *, most: int) -> bytes:
         """The content of a file of the host that the configuration names: firmware, an option ROM, a
         kernel.  A name without a folder is looked for where firmware is kept.  For `pdm_construct`.
         VERR_FILE_NOT_FOUND, VERR_ACCESS_DENIED, VERR_FILE_TOO_BIG (more than `most` bytes)."""
 
+    # --- regions
+
     def map_ports(self, port: int, region: Ports) -> Mapping:
-        """Map at a fixed port.  VERR_IOM_IOPORT_RANGE_CONFLICT names both owners."""
+        """Map at a fixed port.  VERR_IOM_IOPORT_RANGE_CONFLICT names both owners,
+        VERR_IOM_INVALID_IOPORT_RANGE: it does not fit below 0x10000."""
 
     def map_mmio(self, address: int, region: Mmio) -> Mapping:
-        """Map at a fixed guest-physical address."""
+        """Map at a fixed guest-physical address.  VERR_IOM_MMIO_RANGE_CONFLICT or VERR_PGM_RAM_CONFLICT
+        (memory is there) names both owners, VERR_IOM_INVALID_MMIO_RANGE: it does not fit."""
 
     def ram(self, region: Ram) -> Ram:
-        """Back `region` with zeroed memory and fill in its `view`; map it by a BAR or map_ram."""
+        """Back `region` with zeroed memory and fill in its `view`; map it by a BAR or `map_ram`.
+        VERR_INVALID_PARAMETER when its size is not made of whole pages."""
 
     def map_ram(self, address: int, region: Ram) -> Mapping:
-        """Map device RAM at a fixed, page-aligned guest-physical address."""
+        """Map device RAM, made by `ram`, at a fixed, page-aligned guest-physical address.
+        VERR_PGM_RAM_CONFLICT, VERR_PGM_INVALID_GC_PHYSICAL_RANGE."""
 
     def map_rom(self, address: int, region: Rom) -> Mapping:
-        """Map read-only memory at a page-aligned address; it may cover RAM (see `shadow`)."""
+        """Map read-only memory at a page-aligned address; it may cover RAM (see `shadow`).
+        VERR_PGM_RAM_CONFLICT, VERR_PGM_INVALID_GC_PHYSICAL_RANGE."""
 
     def shadow(self, address: int, size: int, mode: ShadowMode) -> None:
-        """Where reads and writes of [address, address+size) go; page aligned, below 1 MiB."""
+        """Where reads and writes of [address, address+size) go: whole pages of 0xA0000..0xFFFFF.
+        VERR_PGM_INVALID_GC_PHYSICAL_RANGE for others."""
+
+    # --- interrupts, PCI, LUNs
 
     def isa_irq(self, line: int) -> IrqLine:
-        """A handle on ISA interrupt `line` (0..15)."""
+        """A handle on ISA interrupt `line` (0..15; VERR_INVALID_PARAMETER)."""
 
     def pci(
         self,
@@ -201,12 +217,18 @@ class DeviceHelpers(Helpers, Protocol):
         function: int = 0,
     ) -> PciFunction:
         """A PCI function of this device.  `device` is the suggested slot; None takes the first
-        free one; the instance's `PCIDeviceNo` and `PCIFunctionNo` keys override it."""
+        free one; the instance's `PCIDeviceNo` and `PCIFunctionNo` keys override it.
+        VERR_PDM_BAD_PCI_CONFIG: somebody is there; VERR_PDM_TOO_PCI_MANY_DEVICES: no slot is free."""
 
     def lun(self, number: int, layer: Layer[B, A], description: str, above: object | None = None) -> B:
         """LUN `number`: attaches what the configuration hangs there and returns the end to talk
         down to (`.connected` changes with attach and detach).  What comes up goes to `above`, by
-        default the device itself."""
+        default the device itself.  VERR_PDM_DRIVER_ALREADY_ATTACHED: the number is taken;
+        VERR_PDM_MISSING_INTERFACE: a method of `above` has other arguments than the layer's;
+        VERR_PDM_MISSING_INTERFACE_BELOW: what is configured there serves another layer; and whatever
+        the drivers below raise."""
+
+    # --- memory
 
     def dma(self, address: int, length: int, *, write: bool = False) -> Dma:
         """Guest-physical memory for a transfer of `length` bytes (no bus-master rule: ISA, chipset)."""
@@ -228,6 +250,8 @@ class DeviceHelpers(Helpers, Protocol):
     def ram_below_4g(self) -> int:
         """Bytes of guest RAM below the hole under 4 GiB."""
 
+    # --- the machine
+
     def a20(self) -> bool:
         """Whether address bit 20 passes."""
 
@@ -247,17 +271,22 @@ class DeviceHelpers(Helpers, Protocol):
     def current_cpu(self) -> int:
         """The number of the vCPU whose access is being served; 0 otherwise."""
 
+    # --- devices with a role
+
     def cmos_read(self, index: int) -> int:
         """A byte of the RTC's CMOS (VERR_PDM_NO_RTC_INSTANCE without one)."""
 
     def cmos_write(self, index: int, value: int) -> None:
-        """Set a byte of the RTC's CMOS."""
+        """Set a byte of the RTC's CMOS (VERR_PDM_NO_RTC_INSTANCE without one)."""
 
     def dma_channel(self, channel: int, transfer: DmaTransfer) -> DmaChannel:
-        """Take ISA DMA channel 0..3, 5..7 (VERR_PDM_NO_DMAC_INSTANCE without a controller)."""
+        """Take ISA DMA channel 0..3, 5..7 (VERR_PDM_NO_DMAC_INSTANCE without a controller,
+        VERR_ALREADY_EXISTS when another device has it)."""
+
+    # --- playing a role
 
     def provide_pic(self, pic: Pic) -> PicHelpers:
-        """Play the interrupt controller."""
+        """Play the interrupt controller (VERR_ALREADY_EXISTS when another device does; so do all roles)."""
 
     def provide_pci_bus(self) -> PciBusHelpers:
         """Play the host bridge: it owns the configuration mechanism."""
@@ -299,6 +328,8 @@ class Pic(Protocol):
 
 
 class PicHelpers(Protocol):
+    """What the interrupt controller gets in return."""
+
     def interrupt(self, level: bool) -> None:
         """Drive the CPU's INTR."""
 
@@ -312,6 +343,8 @@ class PciRouter(Protocol):
 
 
 class PciBusHelpers(Protocol):
+    """What the host bridge gets in return."""
+
     def function(self, device: int, function: int) -> PciFunction | None:
         """The function at an address of bus 0, or None."""
 
@@ -319,8 +352,11 @@ class PciBusHelpers(Protocol):
 class Rtc(Protocol):
     """Role: CMOS."""
 
-    def cmos_read(self, index: int) -> int: ...
-    def cmos_write(self, index: int, value: int) -> None: ...
+    def cmos_read(self, index: int) -> int:
+        """A byte, for `helpers.cmos_read` of another device."""
+
+    def cmos_write(self, index: int, value: int) -> None:
+        """Set a byte."""
 
 
 DmaTransfer = Callable[[int, int], int]

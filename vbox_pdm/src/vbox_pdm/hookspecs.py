@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vbox_pdm.device import DeviceType
     from vbox_pdm.driver import DriverType
     from vbox_pdm.engine import EngineType
     from vbox_pdm.regions import Region
     from vbox_pdm.state import State
+    from vbox_pdm.testing.conformance import Setup
 
 PROJECT = "vbox"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -36,6 +39,13 @@ class CatalogueSpecs:
     @hookspec
     def vbox_register_engines(self, register: Callable[[EngineType], None]) -> None:
         """Hand each EngineType to `register`."""
+
+    @hookspec(firstresult=True)
+    def vbox_conformance_setup(self, name: str, folder: Path) -> Setup | None:
+        """For tests only: what the conformance kit cannot guess of the type `name` (keys that must be
+        given, files of the host, neighbours), as a `vbox_pdm.testing.conformance.Setup`; None for
+        other types and when there is nothing to say.  `folder` is an empty folder that lasts as long
+        as the check.  Import Setup within the function."""
 
 
 class VmSpecs:

@@ -133,7 +133,7 @@ def _check_signatures(layer: Layer[Any, Any], protocol: type[Any], target: type[
 
 
 class Link(Generic[B, A]):
-    """One link.  `below` is the end that the upper neighbour uses, `above` that of the lower."""
+    """One link.  `layer` is what is spoken on it, `description` what its LUN is called."""
 
     def __init__(self, layer: Layer[B, A], description: str) -> None:
         self.layer = layer
@@ -143,10 +143,12 @@ class Link(Generic[B, A]):
 
     @property
     def below(self) -> B:
+        """The end that the upper neighbour uses."""
         return cast(B, self._down.end)
 
     @property
     def above(self) -> A:
+        """The end that the lower neighbour uses."""
         return cast(A, self._up.end)
 
     @property

@@ -229,6 +229,10 @@ class PciFunction:
             if offset < last and end > first:
                 changed(offset, size)
 
+    def writable(self, offset: int) -> int:
+        """The bits of the byte at `offset` that a guest can set and clear."""
+        return self._mask[offset]
+
     def set_config(self, offset: int, data: bytes) -> None:
         """The device itself changes bytes, read-only ones too."""
         self._config[offset : offset + len(data)] = data

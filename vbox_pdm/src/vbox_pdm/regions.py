@@ -53,7 +53,10 @@ class WriteWidth(enum.Enum):
 
 @frozen
 class Width:
-    """A width policy: VirtualBox's IOMMMIO_FLAGS_*, and BYTE and WORD for ISA devices."""
+    """A width policy: VirtualBox's IOMMMIO_FLAGS_*, and BYTE and WORD for ISA devices.
+
+    An access of a size that a handler does not understand, or that is not aligned, is split into several
+    or widened to one that it does."""
 
     reads: ReadWidth
     writes: WriteWidth
@@ -82,11 +85,17 @@ def write_nothing(offset: int, size: int, value: int) -> None:
 @frozen(eq=False, kw_only=True)
 class _Handled:
     name: str = field(kw_only=False)
+    """How errors and `--trace` call it."""
     size: int = field(kw_only=False)
+    """Ports or bytes."""
     read: ReadHandler = field(default=read_nothing, kw_only=False)
+    """Called for each read that the guest makes."""
     write: WriteHandler = field(default=write_nothing, kw_only=False)
+    """Called for each write that the guest makes."""
     registers: type[RegisterMap] | None = None
+    """What is where in it: for tracers, and for the conformance kit, which holds the device to it."""
     width: Width = Width.ANY
+    """Which sizes the handlers understand; others are split or widened."""
     limit: ClassVar[int]
 
     def __attrs_post_init__(self) -> None:
@@ -112,7 +121,9 @@ class Ports(_Handled):
     """
 
     claims: int = ALL_SIZES
+    """1 | 2 | 4, or some of these."""
     read_string: ReadStringHandler | None = None
+    """As `write_string`, for reads."""
     write_string: WriteStringHandler | None = None
     """Many items in one call, for guests that move data by REP INS and REP OUTS: only where the next
     items are known to have no other effect than moving data.  See `engine.ReadStringHandler`."""
@@ -135,6 +146,7 @@ class Mmio(_Handled):
 
     limit: ClassVar[int] = 1 << 40
     prefetchable: bool = False
+    """What a BAR says of it: reads have no side effects."""
 
 
 @define(eq=False)

@@ -6,6 +6,9 @@
 
 A field is a bit number or (low, high), inclusive.  Several registers may share an offset (`when`
 tells them apart) or differ by direction.
+
+What is declared is checked: the conformance kit (`vbox_pdm.testing.conformance`) reads `reset`, `bits`
+and `effect` and holds the device to them.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from vbox_pdm.errors import RegistrationError
 
@@ -22,7 +25,14 @@ FieldSpan = int | tuple[int, int]
 
 @frozen
 class Register:
-    """`size` in bytes; `access` is r, w or rw; `count` registers stand `stride` bytes apart."""
+    """`size` in bytes; `access` is r, w or rw; `count` registers stand `stride` bytes apart.
+
+    `reset` is what it reads after power on and after every reset; None where the data sheet, or this
+    declaration, does not say.  `bits` are those that may ever differ from `reset`, by a guest's write or
+    by the device itself; None: not said.  `effect` is what an access does besides: a register that can
+    be read and has none may be read at any time without changing anything.  A text that begins with
+    "write" is about writes alone.
+    """
 
     offset: int
     access: str = "rw"
@@ -33,6 +43,7 @@ class Register:
     when: str = ""
     count: int = 1
     stride: int = 0
+    bits: int | None = None
     name: str = ""
 
     def __attrs_post_init__(self) -> None:
@@ -41,6 +52,11 @@ class Register:
                 "VERR_INVALID_PARAMETER",
                 f"Register at {self.offset}: access {self.access!r} is not r, w or rw",
             )
+
+    @property
+    def read_changes(self) -> bool:
+        """Whether reading it may change something."""
+        return "r" in self.access and bool(self.effect) and not self.effect.startswith("write")
 
     def mask(self, name: str) -> int:
         """The bits of a field, in place."""
@@ -93,10 +109,7 @@ class RegisterMap:
         named = {}
         for name, value in list(vars(cls).items()):
             if isinstance(value, Register):
-                value = Register(
-                    value.offset, value.access, value.size, value.reset, value.fields,
-                    value.effect, value.when, value.count, value.stride, name,
-                )  # fmt: skip
+                value = evolve(value, name=name)
                 setattr(cls, name, value)
                 named[name] = value
         cls.registers = {**cls.registers, **named}

@@ -11,13 +11,16 @@ the device saves the rest:
         def upgrade(cls, version, fields): ...
 
 Field types: int, bool, float, str, bytes, None, enums, nested State classes, and tuples of these.
-Encoding: a version, then each field with its name and a type tag, little endian, so that a state
-can be read without the class, and a field that is missing or extra is noticed by name.
+
+Encoding, little endian: the version (32 bits), the number of fields (16), and for each field the length
+of its name (8), the name in UTF-8, a type tag (8) and the value.  So a state can be read without the
+class, and a field that is missing or extra is noticed by name.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 import types
 import typing
@@ -38,6 +41,9 @@ class State:
     """Base of all saved states."""
 
     state_version: ClassVar[int] = 1
+    across_reset: ClassVar[frozenset[str]] = frozenset()
+    """Fields that a hard reset leaves as they are (CMOS, what lies in a drive, what a neighbour told).
+    The conformance kit expects of all others that a reset makes them what they are in a new device."""
 
     def __init_subclass__(cls, *, version: int | None = None) -> None:
         # attrs makes a slotted twin of the class and calls this again without the keyword.
@@ -119,6 +125,12 @@ def _put(out: bytearray, value: Any, where: str) -> None:
         )
 
 
+@functools.cache
+def _hints(state_class: type[State]) -> dict[str, Any]:
+    """The types of the fields; looked up once, since evaluating annotations takes long."""
+    return typing.get_type_hints(state_class)
+
+
 class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -135,7 +147,7 @@ class _Reader:
     def state(self, cls: type[S], depth: int) -> S:
         version, count = struct.unpack("<IH", self.take(6))
         fields: dict[str, Any] = {}
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a class is hashable
         for _ in range(count):
             try:
                 name = self.take(self.take(1)[0]).decode()

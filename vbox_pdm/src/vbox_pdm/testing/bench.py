@@ -62,7 +62,7 @@ class Bench(TapViews):
         self.catalogue = Catalogue(describe.plugin_entry_points())
         self._names = describe.Names(self.catalogue)
         self._dmac = FakeDmac(lambda: self.backend)
-        self._taps = Taps(lambda: self.now, self._dmac, files or {})
+        self._taps = Taps(lambda: self.now, self._dmac, {} if files is None else files)
         self.backend: BenchBackend = factory(
             self._taps, catalogue=self.catalogue, ram=ram, seed=seed, utc=utc
         )

@@ -101,12 +101,15 @@ class FakeDrive(Fake):
         self.lchs = lchs
         self.stubborn = stubborn
         self.commands: dict[int, Script] = {}
+        """What a command of that number answers: an Answer, or a function of task file and packet."""
         self.packets: dict[int, Script] = {}
+        """The same by the operation code of a packet."""
         self.steps: list[Step] = []
         """All submissions."""
         self.finished = 0
         """How many of them are done."""
         self.resets: list[DriveReset] = []
+        """How it was reset."""
         self.held: DriveRequest | None = None
         """The request that waits for `complete`."""
 

@@ -58,7 +58,9 @@ class FakeMedia(Fake):
         self.seen: list[Seen] = []
         """All requests in order of submission."""
         self.held: deque[MediaRequest] = deque()
+        """The requests that wait for `release`."""
         self.locked = False
+        """Whether the guest forbids that the medium is taken out."""
         self.ejected = 0
         """How often the guest ejected."""
         self._faults: list[_Fault] = []

@@ -185,6 +185,7 @@ class FakeKeyboard(Fake):
         self.leds: Leds | None = None
         """The lamps last told."""
         self.pending: list[tuple[int, bool]] = []
+        """(usage, down) of the keys that have found no room yet."""
 
     def press(self, usage: int) -> None:
         """A key goes down."""
@@ -240,7 +241,9 @@ class FakeMouse(Fake):
 
     def __init__(self) -> None:
         self.modes: Modes | None = None
+        """What the guest was last said to listen to."""
         self.pending: list[tuple[int, int, int, int, int]] = []
+        """The events that have found no room yet."""
 
     def move(self, dx: int = 0, dy: int = 0, dz: int = 0, dw: int = 0, buttons: int = 0) -> None:
         """Relative motion (right, down, wheel towards the user, wheel right) and buttons held."""

@@ -45,6 +45,9 @@ _STATES = ("created", "running", "suspended", "off", "closed")
 class BenchHost:
     """The machine behind a `Bench`; see `BenchBackend` for its public methods."""
 
+    device_helpers = HostDeviceHelpers
+    driver_helpers = HostDriverHelpers
+
     def __init__(self, taps: BenchTaps, *, catalogue: Catalogue, ram: int, seed: int, utc: int) -> None:
         self.taps = taps
         self.catalogue = catalogue
@@ -92,7 +95,7 @@ class BenchHost:
         try:
             instance.object.config = parsed
             instance.object.instance = number
-            instance.object.helpers = HostDeviceHelpers(self, owned)
+            instance.object.helpers = self.device_helpers(self, owned)
             instance.call("pdm_construct")
             if self._chains:
                 left = min(self._chains)
@@ -150,7 +153,7 @@ class BenchHost:
         self.owned[instance] = owned
         instance.object.config = parsed
         instance.object.instance = number
-        instance.object.helpers = HostDriverHelpers(self, owned)
+        instance.object.helpers = self.driver_helpers(self, owned)
         return instance
 
     def _construct_driver(self, instance: Instance) -> None:

@@ -1,0 +1,141 @@
+"""The state machine: hypothesis chooses the moves of a session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from vbox_pdm.testing.conformance import plans
+from vbox_pdm.testing.conformance.registers_check import Target, is_quiet, targets
+from vbox_pdm.testing.conformance.rig import Rig, Subject
+from vbox_pdm.testing.conformance.session import (
+    Damage,
+    Do,
+    Fork,
+    Move,
+    Pause,
+    QuietRead,
+    Replug,
+    Reset,
+    Session,
+)
+from vbox_pdm.testing.conformance.steps import Access, Enable, Life, Step
+from vbox_pdm.testing.conformance.violations import Hang, Violation
+
+
+def machine_for(
+    subject: Subject, config: Mapping[str, object], deadline: float
+) -> type[RuleBasedStateMachine]:
+    """The machine of a type in one configuration.  It does nothing after `deadline` (time.monotonic)."""
+    model = Rig(subject, config)
+    for number in range(len(model.functions)):
+        model.perform(Enable(number))
+    acts = _acts(model)
+    quiet = _quiet_reads(model)
+    functions = len(model.functions)
+    upsets = _upsets(model)
+    model.abandon()
+
+    class Machine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late = time.monotonic() > deadline
+            self.failed = False
+            self.session: Session | None = None
+
+        @initialize(repeat=st.booleans(), enable=st.booleans())
+        def begin(self, repeat: bool, enable: bool) -> None:
+            """Firmware was here, or not."""
+            if self.late:
+                return
+            try:
+                self.session = Session(subject, config, repeat=repeat)
+            except (Violation, Hang):
+                self.failed = True
+                raise
+            for number in range(functions if enable else 0):
+                self.play(Do(Enable(number)))
+
+        @rule(steps=st.lists(acts, min_size=1, max_size=12))
+        def act(self, steps: list[Step]) -> None:
+            """Most of what happens."""
+            for step in steps:
+                target = None
+                if isinstance(step, Access) and step.value is None:
+                    target = quiet.get((step.region, step.offset, step.size))
+                if target is not None and isinstance(step, Access):
+                    self.play(QuietRead(step, target))
+                else:
+                    self.play(Do(step))
+
+        @rule(steps=st.lists(acts, min_size=1, max_size=4))
+        def act_more(self, steps: list[Step]) -> None:
+            """And some more of it: hypothesis gives all rules the same weight."""
+            self.act(steps)
+
+        @rule(steps=st.lists(acts, min_size=3, max_size=20))
+        def act_long(self, steps: list[Step]) -> None:
+            """And some more."""
+            self.act(steps)
+
+        @rule(move=upsets)
+        def upset(self, move: Move) -> None:
+            """What the VM does."""
+            self.play(move)
+
+        def play(self, move: Move) -> None:
+            """Unless it is too late."""
+            if self.session is not None and not self.failed:
+                self.failed = True
+                self.session.play(move)
+                self.failed = False
+
+        def teardown(self) -> None:
+            if self.session is not None and not self.failed:
+                self.session.end()
+
+    Machine.__name__ = Machine.__qualname__ = f"Conformance of {subject.name}"
+    return Machine
+
+
+def _acts(rig: Rig) -> st.SearchStrategy[Step]:
+    """All steps, the interesting ones more often."""
+    options: list[st.SearchStrategy[Step]] = [plans.time()]
+    for weight, strategy in (
+        (6, plans.accesses(rig)),
+        (1, plans.configuration(rig)),
+        (3, plans.talk(rig)),
+        (2, plans.wires() if plans.roles(rig) else None),
+        (1, plans.memory(rig) if rig.functions or rig.regions else None),
+    ):
+        if strategy is not None:
+            options += [strategy] * weight
+    return st.one_of(options)
+
+
+def _upsets(rig: Rig) -> st.SearchStrategy[Move]:
+    """Resets, pauses, saved states, plugs."""
+    options: list[st.SearchStrategy[Move]] = [
+        st.just(Reset()),
+        st.just(Do(Life("soft_reset"))),
+        st.sampled_from([1, 1_000_000, 100_000_000]).map(Pause),
+    ]
+    if rig.comparable:
+        places = st.floats(0, 1, exclude_max=True)
+        options += [st.just(Fork())] * 3
+        options.append(st.builds(Damage, places, st.sampled_from([0, 1, 0x80, 0xFF])))
+    if rig.subject.luns and not rig.subject.is_driver:
+        options.append(st.sampled_from(sorted(rig.subject.luns)).map(Replug))
+    return st.one_of(options)
+
+
+def _quiet_reads(rig: Rig) -> dict[tuple[int, int, int], Target]:
+    return {
+        (number, target.offset, target.size): target
+        for number, watched in enumerate(rig.regions)
+        for target in targets(number, watched, write=False)
+        if is_quiet(rig, target)
+    }

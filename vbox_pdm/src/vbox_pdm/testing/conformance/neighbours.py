@@ -1,0 +1,249 @@
+"""What stands below a LUN, or above and below a driver, while it is checked.
+
+Fakes of the bench that record what is said to them, have moods (a line that accepts nothing, a disk
+that fails, a request that takes its time), and can be copied, so that a twin has the same neighbour.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+import functools
+import inspect
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from vbox_pdm import ata
+from vbox_pdm.drive import ATA_SIGNATURE, ATAPI_SIGNATURE, Direction, Drive, DriveRequest, Phase, TaskFile
+from vbox_pdm.layers import CharStream, End, Layer
+from vbox_pdm.media import Media, MediaOp, MediaRequest
+from vbox_pdm.testing.fake_drive import ABORTED, Answer, FakeDrive
+from vbox_pdm.testing.fake_media import FakeMedia
+from vbox_pdm.testing.fakes import Fake, FakeStream, fake, fake_above
+
+MEDIUM = 256 << 10
+"""Bytes of the medium that the kit puts into a drive."""
+_LINKS = ("above", "below", "around", "trace", "layer")
+
+
+def medium(length: int = MEDIUM, seed: int = 1) -> bytes:
+    """The content of a medium: reproducible noise, whose first and last sectors are zeros."""
+    noise = random.Random(seed).randbytes(length)
+    return bytes(512) + noise[512:-512] + bytes(512)
+
+
+class Stream(FakeStream):
+    """A line that accepts all, nothing, or one character at a time."""
+
+    moods = ("accepts all", "accepts nothing", "accepts one")
+
+    def mood(self, name: str) -> None:
+        """Change it."""
+        self.accept = {"accepts all": None, "accepts nothing": 0, "accepts one": 1}[name]
+
+    def calm(self) -> None:
+        """Nothing is ever under way."""
+
+
+class Disk(FakeMedia):
+    """A medium that works, holds its requests back, fails them, is full, or is not there."""
+
+    moods = ("works", "holds", "fails", "is full", "is gone", "is another")
+
+    def __init__(self) -> None:
+        super().__init__(medium())
+
+    def mood(self, name: str) -> None:
+        """Change it."""
+        self.calm()
+        self.mend()
+        self.hold = name == "holds"
+        if name == "fails":
+            for op in MediaOp:
+                self.fail(op, "VERR_READ_ERROR" if op is MediaOp.READ else "VERR_WRITE_ERROR")
+        elif name == "is full":
+            self.fail(MediaOp.WRITE, "VERR_DISK_FULL")
+        elif name == "is gone" and self.data is not None:
+            self.change(None)
+        elif name == "is another" or (name == "works" and self.data is None):
+            self.change(medium(seed=2), identity=f"{self.identity}+")
+
+    def calm(self) -> None:
+        """Carry out what is held."""
+        self.release_all()
+
+
+class AtaDrive(FakeDrive):
+    """A drive whose answers depend on the command alone."""
+
+    moods = ("works", "holds", "fails", "is gone", "takes packets", "gives little")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = False
+
+    def mood(self, name: str) -> None:
+        """Change it."""
+        self.calm()
+        before = self.signature
+        self.hold = name == "holds"
+        self.failing = name == "fails"
+        self.most = 700 if name == "gives little" else None
+        self.signature = {"is gone": None, "takes packets": ATAPI_SIGNATURE}.get(name, ATA_SIGNATURE)
+        if self.signature != before:
+            self.notify()
+
+    def calm(self) -> None:
+        """Carry out what is held."""
+        while self.held is not None:
+            self.complete()
+
+    def _answer(self, task: TaskFile, packet: bytes) -> Answer:
+        phase = _packet_phase(packet) if packet else _command_phase(task)
+        if phase is None:
+            return ABORTED
+        if self.failing:
+            return Answer(phase, _pattern(phase, phase.length // 2), status=0x51, error=0x40)
+        return Answer(phase, _pattern(phase, phase.length), lambda at, data: None)
+
+
+def _command_phase(task: TaskFile) -> Phase | None:
+    try:
+        command = ata.Command(task.command)
+    except ValueError:
+        return None
+    name = command.name
+    length = (task.count & 0xFF or 256) * 512
+    if name.startswith("IDENTIFY"):
+        return Phase(Direction.IN, 512)
+    if name.startswith("READ") and "VERIFY" not in name and "NATIVE" not in name:
+        return Phase(Direction.IN, length, dma="DMA" in name)
+    if name.startswith("WRITE"):
+        return Phase(Direction.OUT, length, dma="DMA" in name)
+    return Phase()
+
+
+def _packet_phase(packet: bytes) -> Phase | None:
+    if packet[0] in (0x28, 0xA8):
+        length = int.from_bytes(packet[7:9] if packet[0] == 0x28 else packet[6:10], "big") % 64 * 2048
+        return Phase(Direction.IN, length, 2048)
+    if packet[0] in (0x12, 0x03, 0x5A):
+        return Phase(Direction.IN, packet[4] or packet[8], 2048)
+    return Phase() if packet[0] in (0x00, 0x1B, 0x1E) else None
+
+
+def _pattern(phase: Phase, length: int) -> bytes:
+    return bytes(range(256)) * (length // 256 + 1) if phase.direction is Direction.IN else b""
+
+
+# --- recording
+
+
+def below(layer: Layer[Any, Any], trace: list[Any]) -> Any:
+    """A neighbour to stand below."""
+    kinds: Mapping[str, Callable[[], Fake]] = {
+        Drive.name: AtaDrive,
+        Media.name: Disk,
+        CharStream.name: Stream,
+    }
+    made = kinds[layer.name]() if layer.name in kinds else fake(layer)
+    return recorded(made, layer.below, trace)
+
+
+def above(layer: Layer[Any, Any], trace: list[Any]) -> Any:
+    """A neighbour to stand above a driver: it has room, takes what comes and keeps nothing."""
+    made = fake_above(layer)
+    if layer is CharStream:
+        made.answers["char_room"] = 64
+    return recorded(made, layer.above, trace)
+
+
+def recorded(neighbour: Any, protocol: type[Any], trace: list[Any]) -> Any:
+    """`neighbour`, whose methods of `protocol` from now on tell `trace` what they were given."""
+    members = {}
+    for base in protocol.__mro__:
+        if base in (object, End) or not getattr(base, "_is_protocol", False):
+            continue
+        for name, member in vars(base).items():
+            own = getattr(type(neighbour), name, None)
+            if inspect.isfunction(member) and not name.startswith("_") and own is not None:
+                members[name] = _recording(name, own)
+    neighbour.__class__ = type(f"Recorded{type(neighbour).__name__}", (type(neighbour),), members)
+    neighbour.trace = trace
+    return neighbour
+
+
+def _recording(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(own)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.trace.append((name, *(summary(arg) for arg in (*args, *kwargs.values()))))
+        return own(self, *args, **kwargs)
+
+    for mark in [key for key in vars(method) if key.startswith("vbox_")]:
+        delattr(method, mark)
+    return method
+
+
+def summary(value: Any) -> Any:
+    """What two runs can be compared by."""
+    if isinstance(value, MediaRequest):
+        data = b"".join(bytes(v) for v in value.views) if value.op is MediaOp.WRITE else b""
+        room = sum(v.nbytes for v in value.views)
+        return ("request", value.op.value, value.offset, value.length, room, data)
+    if isinstance(value, DriveRequest):
+        room = sum(v.nbytes for v in value.views)
+        return ("request", value.task, value.packet, value.position, room)
+    if isinstance(value, (memoryview, bytearray)):
+        return bytes(value)
+    if isinstance(value, enum.Enum) or attrs.has(type(value)):
+        return repr(value)
+    return value if isinstance(value, (int, str, bytes, float, type(None))) else type(value).__name__
+
+
+def moods(neighbour: Any) -> tuple[str, ...]:
+    """The names that `set_mood` takes."""
+    if hasattr(neighbour, "moods"):
+        found: tuple[str, ...] = neighbour.moods
+        return found
+    return (
+        ("answers as an open end", "answers nothing", "answers a lot")
+        if hasattr(neighbour, "answers")
+        else ()
+    )
+
+
+def set_mood(neighbour: Any, name: str) -> None:
+    """Change how a neighbour answers."""
+    if hasattr(neighbour, "mood"):
+        neighbour.mood(name)
+        return
+    neighbour.answers.clear()
+    if name == "answers as an open end":
+        return
+    little = name == "answers nothing"
+    for method in vars(type(neighbour)):
+        kind = (
+            inspect.get_annotations(getattr(type(neighbour), method), eval_str=True).get("return")
+            if not (method.startswith("_")) and callable(getattr(type(neighbour), method))
+            else None
+        )
+        if kind in (int, bool, bytes):
+            neighbour.answers[method] = (
+                kind() if little else {int: 255, bool: True, bytes: b"\xff" * 64}[kind]
+            )
+
+
+def calm(neighbour: Any) -> None:
+    """Whatever it holds back is done now."""
+    if hasattr(neighbour, "calm"):
+        neighbour.calm()
+
+
+def become(neighbour: Any, model: Any) -> None:
+    """Make a neighbour of a twin what `model` is."""
+    neighbour.__dict__.update(
+        {name: copy.deepcopy(value) for name, value in vars(model).items() if name not in _LINKS}
+    )

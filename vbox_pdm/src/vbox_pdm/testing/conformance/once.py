@@ -1,0 +1,192 @@
+"""Checks that need no random steps: configuration, construction, power-on values, PCI rules."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vbox_pdm.config import KeyInfo, keys
+from vbox_pdm.driver import DriverType
+from vbox_pdm.errors import ConfigError, PdmError
+from vbox_pdm.testing.conformance.registers_check import (
+    check_pci,
+    check_reset_value_of_effects,
+    check_reset_values,
+)
+from vbox_pdm.testing.conformance.rig import Rig, Subject, probe
+from vbox_pdm.testing.conformance.steps import Advance, Enable
+from vbox_pdm.testing.conformance.twins import check_reset
+from vbox_pdm.testing.conformance.violations import Violation
+
+
+def checks() -> dict[str, Callable[[Subject], None]]:
+    """Name and function, in the order in which they make sense: without the first there is no other."""
+    return {
+        "construct, power on, destruct": constructs,
+        "unknown keys": unknown_keys,
+        "values of keys": key_values,
+        "a construct that fails": failing_construct,
+        "power-on values": power_on_values,
+        "reset of a new device": new_reset,
+        "PCI rules": pci_rules,
+    }
+
+
+def constructs(subject: Subject) -> None:
+    """With the configuration of the Setup; also finds the LUNs."""
+    try:
+        rig = probe(subject)
+    except PdmError as error:
+        raise Violation("constructs", f"{subject.name} cannot be made: {error}") from error
+    try:
+        rig.perform(Advance(1_000_000))
+        rig.close()
+    except BaseException:
+        rig.abandon()
+        raise
+
+
+def unknown_keys(subject: Subject) -> None:
+    """Refused by name, whatever they resemble."""
+    names = ["no_such_key", *(name.upper() for name in list_keys(subject)[:1])]
+    known = set(list_keys(subject))
+    for name in names:
+        if name in known:
+            continue
+        try:
+            Rig(subject, {name: 1}).abandon()
+        except ConfigError as error:
+            if name not in str(error):
+                raise Violation(
+                    "config-unknown", f"the error for '{name}' does not name it: {error}"
+                ) from error
+            continue
+        raise Violation("config-unknown", f"key '{name}' is accepted")
+
+
+def list_keys(subject: Subject) -> list[str]:
+    """The names of its keys."""
+    return [info.name for info in keys(subject.type.config)]
+
+
+def key_values(subject: Subject) -> None:
+    """The ends of each range and what lies between and outside."""
+    for info in keys(subject.type.config):
+        for value in [*inside(info), *subject.setup.keys.get(info.name, ())]:
+            _try_value(subject, info.name, value)
+        for value in outside(info):
+            try:
+                Rig(subject, {info.name: value}).abandon()
+            except ConfigError:
+                continue
+            raise Violation("config-range", f"{info.name}={value!r} is out of range and accepted")
+
+
+def _try_value(subject: Subject, name: str, value: object) -> None:
+    try:
+        rig = Rig(subject, {name: value})
+    except PdmError as error:
+        if error.status == "VERR_GENERAL_FAILURE" or (
+            error.__cause__ is not None and not isinstance(error.__cause__, PdmError)
+        ):
+            raise Violation(
+                "config-range", f"{name}={value!r} is in range and raises {error.__cause__ or error!r}"
+            ) from error
+        return
+    try:
+        rig.close()
+    except BaseException:
+        rig.abandon()
+        raise
+
+
+def inside(info: KeyInfo) -> Iterator[Any]:
+    """Values in the range of a key."""
+    if info.choices is not None:
+        yield from info.choices
+    elif info.span is not None:
+        low, high = info.span
+        yield from dict.fromkeys((low, high, (low + high) // 2 if isinstance(low, int) else low))
+    elif info.type is bool:
+        yield from (False, True)
+    elif isinstance(info.default, (int, float, bool)) or info.default is None:
+        yield info.default
+
+
+def outside(info: KeyInfo) -> Iterator[Any]:
+    """Values out of it, and of no type that fits."""
+    if info.span is not None:
+        low, high = info.span
+        yield from (low - 1, high + 1)
+    if info.choices is not None and not isinstance(info.choices[0], (bool, enum.Enum)):
+        yield "no such choice"
+    if info.type is int:
+        yield "a word"
+
+
+def failing_construct(subject: Subject) -> None:
+    """Each helper in turn fails: the error comes out, destruct copes with what is not there."""
+    for number in range(1, 200):
+        try:
+            rig = Rig(subject, fail_at=number)
+        except PdmError as error:
+            assert subject.last_bench is not None
+            for failure in subject.last_bench.failures:
+                text = f"when creation {number} fails, {failure.where} raises {failure.error!r}"
+                raise Violation("construct-fails", text) from failure.error
+            if error.status == "VERR_GENERAL_FAILURE":
+                raise Violation("construct-fails", f"the error became {error}") from error
+            continue
+        last = rig.host.creations < number
+        rig.close()
+        if last:
+            return
+
+
+def power_on_values(subject: Subject) -> None:
+    """What the registers read in a new device; each of those with an effect in one of its own."""
+    rig = _enabled(subject)
+    try:
+        check_reset_values(rig, "after power on")
+    finally:
+        rig.abandon()
+    more, number = True, 0
+    while more:
+        rig = _enabled(subject)
+        try:
+            more = check_reset_value_of_effects(rig, "after power on", number)
+        finally:
+            rig.abandon()
+        number += 1
+
+
+def _enabled(subject: Subject) -> Rig:
+    rig = Rig(subject)
+    for number in range(len(rig.functions)):
+        rig.perform(Enable(number))
+    return rig
+
+
+def new_reset(subject: Subject) -> None:
+    """Reset of a device that nobody touched."""
+    rig = Rig(subject)
+    try:
+        rig.bench.reset()
+        rig.check("reset")
+        check_reset(rig)
+        rig.close()
+    except BaseException:
+        rig.abandon()
+        raise
+
+
+def pci_rules(subject: Subject) -> None:
+    """BARs and capabilities."""
+    if isinstance(subject.type, DriverType):
+        return
+    rig = Rig(subject)
+    try:
+        check_pci(rig)
+    finally:
+        rig.abandon()

@@ -1,0 +1,212 @@
+"""Requests to media and drives, and what must be true of their completion whatever they do."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from attrs import define, field
+
+from vbox_pdm import ata
+from vbox_pdm.drive import Direction, DriveRequest, Phase, TaskFile
+from vbox_pdm.media import MediaInfo, MediaOp, MediaRequest
+from vbox_pdm.testing.conformance.traffic import DriveAsk, MediaAsk
+from vbox_pdm.testing.conformance.violations import Violation
+
+_MOST_STEPS = 600
+"""After so many steps a command is taken for one that never ends."""
+
+
+def noise(seed: int, length: int) -> bytes:
+    """What a request writes."""
+    return random.Random(seed).randbytes(length)
+
+
+@define(eq=False)
+class MediaOracle:
+    """Asks a medium, and remembers what it must hold: only where a write succeeded or a read saw it."""
+
+    done: list[Any] = field(factory=list)
+    pending: int = 0
+    known: dict[int, bytes] = field(factory=dict)
+    """Sector number -> its content."""
+    identity: str = ""
+
+    def submit(self, below: Any, ask: MediaAsk) -> MediaRequest:
+        """Carry out `ask`; Violation when it is completed twice or wrongly."""
+        info: MediaInfo | None = below.media_info()
+        identity = info.identity if info is not None else ""
+        if identity != self.identity:
+            self.identity = identity
+            self.known.clear()
+        length = sum(ask.lengths)
+        data = bytearray(noise(ask.seed, length) if ask.op is MediaOp.WRITE else b"\xa5" * length)
+        views, at = [], 0
+        if ask.op in (MediaOp.READ, MediaOp.WRITE):
+            for part in ask.lengths:
+                views.append(memoryview(data)[at : at + part])
+                at += part
+        count = 0
+        self.pending += 1
+        if ask.op in (MediaOp.WRITE, MediaOp.DISCARD):
+            self._forget(ask.offset, length)
+
+        def done(request: MediaRequest) -> None:
+            nonlocal count
+            count += 1
+            self.pending -= 1
+            if count > 1:
+                raise Violation("requests", f"{ask} was completed {count} times")
+            self._ended(ask, request, bytes(data), info)
+
+        forgets = MediaOp.DISCARD if ask.op is MediaOp.DISCARD else None
+        request = MediaRequest(
+            ask.op, done, 0 if ask.op is MediaOp.FLUSH else ask.offset, tuple(views),
+            length if forgets else 0,
+        )  # fmt: skip
+        below.media_submit(request)
+        return request
+
+    def _ended(self, ask: MediaAsk, request: MediaRequest, data: bytes, info: MediaInfo | None) -> None:
+        self.done.append((ask.op.value, request.error))
+        error = request.error
+        if error is not None and not (isinstance(error, str) and error.startswith("VERR_")):
+            raise Violation("requests", f"{ask} ended with {error!r}, which is no status name")
+        if error is not None or info is None or ask.op not in (MediaOp.READ, MediaOp.WRITE):
+            return
+        whole = -(-info.size // info.sector_size) * info.sector_size
+        if ask.offset + len(data) > whole:
+            raise Violation("requests", f"{ask} succeeded behind the end of a medium of {info.size} bytes")
+        if ask.op is MediaOp.WRITE and info.read_only:
+            raise Violation("requests", f"{ask} succeeded on a read-only medium")
+        for at in range(0, len(data), 512):
+            sector, content = (ask.offset + at) // 512, data[at : at + 512]
+            if ask.op is MediaOp.READ and self.known.get(sector, content) != content:
+                raise Violation("content", f"sector {sector} reads other bytes than were there: {ask}")
+            self.known[sector] = content
+
+    def _forget(self, offset: int, length: int) -> None:
+        for sector in range(offset // 512, -(-(offset + length) // 512)):
+            self.known.pop(sector, None)
+
+
+@define(eq=False)
+class DriveOracle:
+    """Asks a drive as a controller does, step by step, one command at a time."""
+
+    done: list[Any] = field(factory=list)
+    pending: int = 0
+    known: dict[int, bytes] = field(factory=dict)
+    under_way: DriveRequest | None = None
+
+    def submit(self, below: Any, ask: DriveAsk) -> None:
+        """Carry out `ask`, unless another command is under way."""
+        if self.under_way is not None:
+            return
+        task = TaskFile(ask.command, ask.features, ask.count, ask.lba, ask.device)
+        if ask.packet and below.drive_signature() != 0xEB140101:
+            return  # no controller gives a packet to a drive that is none for packets
+        phase = below.drive_phase(task, ask.packet)
+        if not isinstance(phase, Phase) or phase.length < 0 or phase.block <= 0:
+            raise Violation("requests", f"drive_phase of {task} answered {phase!r}")
+        if below.drive_phase(task, ask.packet) != phase:
+            raise Violation("requests", f"drive_phase of {task} answers differently when it is asked again")
+        _Command(self, below, ask, task, phase).step()
+
+    def reset(self) -> None:
+        """What has `more` to do is forgotten by a reset."""
+        self.under_way = None
+
+
+@define(eq=False)
+class _Command:
+    oracle: DriveOracle
+    below: Any
+    ask: DriveAsk
+    task: TaskFile
+    phase: Phase
+    steps: int = 0
+    position: int = 0
+    answered: bool = True
+    data: bytearray = field(factory=bytearray)
+    whole: bytearray = field(factory=bytearray)
+
+    def step(self) -> None:
+        """Submit the next one."""
+        left = max(0, self.phase.length - self.position)
+        room = min(self.ask.room, left) if self.phase.direction is not Direction.NONE else 0
+        if self.phase.direction is Direction.OUT:
+            self.data = bytearray(noise(self.ask.seed + self.position, room))
+        else:
+            self.data = bytearray(b"\xa5" * room)
+        views = (memoryview(self.data),) if room else ()
+        request = DriveRequest(self.task, self.done, self.ask.packet, views=views, position=self.position)
+        self.oracle.under_way = request
+        self.oracle.pending += 1
+        self.answered = False
+        self.steps += 1
+        self.below.drive_submit(request)
+
+    def done(self, request: DriveRequest) -> None:
+        """The drive ended a step."""
+        if self.answered:
+            raise Violation("requests", f"{self.task} was completed twice")
+        self.answered = True
+        self.oracle.pending -= 1
+        room = len(self.data)
+        if not 0 <= request.moved <= room:
+            raise Violation("requests", f"{self.task} moved {request.moved} bytes of {room}")
+        self.whole += self.data[: request.moved]
+        self.position += request.moved
+        if request.more:
+            if request.moved == 0 or self.steps > _MOST_STEPS or self.position >= self.phase.length:
+                raise Violation(
+                    "requests",
+                    f"{self.task} has more to do after {self.position} of {self.phase.length} bytes",
+                )
+            if self.oracle.under_way is request:
+                self.step()
+            return
+        self.oracle.under_way = None
+        self.oracle.done.append((request.status, request.error, request.count, request.lba, request.device))
+        if request.status & (ata.BSY | ata.DRQ):
+            raise Violation(
+                "requests", f"{self.task} ended with status {request.status:#x}: BSY or DRQ is set"
+            )
+        clean = not request.status & (ata.ERR | ata.DF)
+        speaks = self.task.command in (0x08, 0x90)  # diagnostics answer in the error register
+        if clean and request.error and not self.ask.packet and not speaks:
+            raise Violation("requests", f"{self.task} has error {request.error:#x} without ERR")
+        if not request.status & ata.ERR:
+            self.check_content()
+
+    def check_content(self) -> None:
+        """Read-after-write, by plain LBA commands."""
+        name = _name(self.task.command)
+        wide = name.endswith("_EXT") or "_EXT" in name
+        if self.ask.packet or not self.task.device & ata.LBA or not name.startswith(("READ_", "WRITE_")):
+            return
+        if not any(word in name for word in ("SECTORS", "MULTIPLE", "DMA")):
+            return
+        if any(word in name for word in ("VERIFY", "LONG", "NATIVE", "MAX", "BUFFER", "QUEUED")):
+            return
+        first = self.task.lba if wide else self.task.lba & 0xFFFFFF | (self.task.device & 0xF) << 24
+        if len(self.whole) != self.phase.length:
+            raise Violation(
+                "requests", f"{self.task} succeeded with {len(self.whole)} of {self.phase.length} bytes"
+            )
+        known = self.oracle.known
+        for at in range(0, len(self.whole), 512):
+            sector, content = first + at // 512, bytes(self.whole[at : at + 512])
+            if name.startswith("READ_") and known.get(sector, content) != content:
+                raise Violation(
+                    "content", f"sector {sector} reads other bytes than were written: {self.task}"
+                )
+            known[sector] = content
+
+
+def _name(command: int) -> str:
+    try:
+        return ata.Command(command).name
+    except ValueError:
+        return ""

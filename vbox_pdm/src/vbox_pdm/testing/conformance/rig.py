@@ -1,0 +1,383 @@
+"""A bench with one instance that is checked, its neighbours, and all that can be compared of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+
+from vbox_pdm.device import Device, DeviceType
+from vbox_pdm.driver import DriverType
+from vbox_pdm.instance import Instance
+from vbox_pdm.layers import Layer
+from vbox_pdm.pci import PciFunction, PciIdentity
+from vbox_pdm.state import State, encode
+from vbox_pdm.testing.bench import Bench
+from vbox_pdm.testing.conformance import neighbours
+from vbox_pdm.testing.conformance.oracles import DriveOracle, MediaOracle
+from vbox_pdm.testing.conformance.setup import ACCESS_WALL, Setup
+from vbox_pdm.testing.conformance.steps import Step
+from vbox_pdm.testing.conformance.violations import Violation
+from vbox_pdm.testing.conformance.watch import Watch
+from vbox_pdm.testing.conformance.watched_host import Notes, Watched, WatchedHost
+from vbox_pdm.timers import Clock
+from vbox_pdm.units import state_of
+
+UTC = 1_000_000_000 * 10**9
+_FILE = b"\xf4" * 65536
+"""What a file of the host has that nobody described: HLT."""
+
+_KNOWN = 20_000
+"""How many states are remembered."""
+
+
+@define(eq=False)
+class Subject:
+    """A type that is checked.  `file` is the plugin's, when it is a single one."""
+
+    type: DeviceType | DriverType
+    setup: Setup
+    distribution: str = ""
+    file: Path | None = None
+    notes: Notes = field(factory=Notes)
+    luns: dict[int, Layer[Any, Any]] = field(factory=dict)
+    """The layers of its LUNs; below a driver: 0."""
+    last_bench: Bench | None = None
+    """That of the rig that was made last, or that could not be made."""
+    levels: dict[Any, tuple[Any, tuple[str, ...]]] = field(factory=dict)
+    """Of each state that was seen: what the lines were, and the steps that led there."""
+
+    @property
+    def name(self) -> str:
+        """The type's."""
+        return self.type.name
+
+    @property
+    def is_driver(self) -> bool:
+        """Whether it is a driver."""
+        return isinstance(self.type, DriverType)
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether it serves and wants one layer."""
+        return isinstance(self.type, DriverType) and self.type.wants is self.type.serves
+
+
+class _Files(dict[str, bytes]):
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, _FILE)
+
+
+class Stand(Device[None]):
+    """The rest of the machine: somebody else who drives interrupt lines."""
+
+    def pdm_construct(self) -> None:
+        self.lines = [self.helpers.isa_irq(line) for line in range(16)]
+        identity = [PciIdentity(0x1234, 0x5678, class_code=0xFF0000, pin=pin) for pin in range(1, 5)]
+        self.pins = [self.helpers.pci(one, device=30, function=number) for number, one in enumerate(identity)]
+
+    def drive(self, line: int, level: bool, *, slot: bool) -> None:
+        """ISA line 0..15, or pin 0..3 of its slot."""
+        if slot:
+            self.pins[line & 3].set_irq(level)
+        else:
+            self.lines[line].set(level)
+
+
+STAND = DeviceType("kit stand", Stand)
+
+
+@frozen
+class Shot:
+    """What an instance is at one time, without side effects.  `timers` are the ns that are left."""
+
+    state: State | None
+    timers: tuple[tuple[str, int | None], ...]
+    lines: tuple[bool, ...]
+    pci: tuple[Any, ...]
+
+
+class Rig:
+    """Made powered on.  `twin_of`: with the neighbours of another rig; `later`: at its time of day."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        config: Mapping[str, object] | None = None,
+        *,
+        twin_of: Rig | None = None,
+        later: bool = False,
+        fail_at: int | None = None,
+    ) -> None:
+        self.subject = subject
+        self.config = {**subject.setup.config, **(config or {})}
+        self.watch = Watch()
+        self.trace: list[Any] = []
+        self.log: list[tuple[str, str]] = []
+        """Text and code of each step, as they were when it was carried out."""
+        self.neighbours: dict[int, Any] = {}
+        self.upper: Any = None
+        self.media = MediaOracle()
+        self.drive = DriveOracle()
+        self._failures = 0
+        self._marks: tuple[int, ...] = ()
+        self._nmis = 0
+        self._exit_code: int | None = None
+        self._bases: dict[int, int] = {}
+        utc = UTC + twin_of.host.clock(Clock.REAL) if twin_of is not None and later else UTC
+        self.bench = Bench(
+            subject.setup.ram, 7, self._make_host, strict=False, utc=utc, files=_Files(subject.setup.files)
+        )
+        self.host: WatchedHost = self.bench.backend  # type: ignore[assignment]
+        self.host.fail_at = fail_at
+        subject.last_bench = self.bench
+        try:
+            with self.watch.step("pdm_construct"):
+                self._build(twin_of)
+            self._follow(twin_of)
+            with self.watch.step("power on"):
+                self.bench.power_on()
+            self.regions: list[Watched] = self.host.regions
+            self.functions: list[PciFunction] = list(self.host.owned[self.instance].functions)
+            self.check("power on")
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _make_host(self, taps: Any, **more: Any) -> WatchedHost:
+        return WatchedHost(taps, subject=self.subject.type, notes=self.subject.notes, **more)
+
+    def _build(self, model: Rig | None) -> None:
+        subject, bench = self.subject, self.bench
+        self.stand: Stand = bench.add(STAND)
+        for companion in subject.setup.companions:
+            name, values = (companion, {}) if isinstance(companion, str) else companion
+            bench.add(name, config=values)
+        kind = subject.type
+        self.neighbours = {n: self._neighbour(n, layer) for n, layer in subject.luns.items()}
+        if model is not None:
+            for number, neighbour in self.neighbours.items():
+                neighbours.become(neighbour, model.neighbours[number])
+        attached = {n: fake for n, fake in self.neighbours.items() if model is None or model.plugged(n)}
+        if isinstance(kind, DriverType):
+            self.upper = neighbours.above(kind.serves, self.trace)
+            made = bench.add_driver(kind, above=self.upper, below=attached.get(0), config=dict(self.config))
+        else:
+            luns = {f"lun{number}": fake for number, fake in attached.items()}
+            made = bench.add(kind, config=dict(self.config), **luns)
+        self.instance: Instance = bench.instance(made)
+
+    def _neighbour(self, number: int, layer: Any) -> Any:
+        own = self.subject.setup.neighbours.get(number)
+        if own is not None:
+            return neighbours.recorded(own(), layer.below, self.trace)
+        return neighbours.below(layer, self.trace)
+
+    def _follow(self, model: Rig | None) -> None:
+        """Neighbours as those of `model` are."""
+        if model is None:
+            return
+        for number, neighbour in self.neighbours.items():
+            neighbours.become(neighbour, model.neighbours[number])
+        if self.upper is not None:
+            neighbours.become(self.upper, model.upper)
+        self.media.known, self.media.identity = dict(model.media.known), model.media.identity
+        self.media.done = list(model.media.done)
+        self.drive.known, self.drive.done = dict(model.drive.known), list(model.drive.done)
+        self._bases = dict(model._bases)
+
+    # --- carrying out
+
+    def perform(self, step: Step) -> tuple[Any, ...]:
+        """Carry out a step and answer what a twin must show as well.  Violation, Hang."""
+        text = step.text(self)
+        self.log.append((text, step.code(self)))
+        self._mark()
+        with self.watch.step(text):
+            result = step.do(self)
+        self.check(text)
+        return self._seen(result)
+
+    def check(self, what: str) -> None:
+        """Violation for whatever went wrong since the last time."""
+        failures = self.bench.failures[self._failures :]
+        self._failures = len(self.bench.failures)
+        for failure in failures:
+            if isinstance(failure.error, Violation):
+                raise failure.error
+            raise Violation(
+                "no-raise", f"{what}: {failure.where} of {failure.title} raised {failure.error!r}"
+            ) from failure.error
+        notes = self.subject.notes
+        for prop, found in (("fits", notes.misfits), ("bus-master", notes.forbidden)):
+            if found:
+                text = found[0]
+                found.clear()
+                raise Violation(prop, f"{what}: {text}")
+        if not self.subject.is_driver and self.watch.threads():
+            raise Violation("no-threads", f"{what}: thread {self.watch.threads()[0]} was started")
+
+    def calm(self) -> None:
+        """Neighbours carry out what they held back, workers what they were given."""
+        for neighbour in self.neighbours.values():
+            neighbours.calm(neighbour)
+        if not self.has_workers or self.bench.state != "running":
+            return
+        if not self.bench.wait(lambda: not self.media.pending + self.drive.pending, ACCESS_WALL / 2):
+            raise Violation("requests", "a request is not completed although nothing holds it back")
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether it does things on threads of its own, at times that nobody can repeat."""
+        return bool(self.host.owned[self.instance].workers)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether another rig must show the same, and can stand beside it."""
+        return not self.subject.setup.live and not self.has_workers
+
+    def forget_content(self) -> None:
+        """What media hold is not known any more."""
+        self.media.known.clear()
+        self.drive.known.clear()
+
+    def noted(self, method: str, answer: Any) -> Any:
+        """An answer of the instance that a twin must give as well."""
+        return method, neighbours.summary(answer)
+
+    def plugged(self, lun: int) -> bool:
+        """Whether the kit's neighbour hangs there."""
+        return getattr(self.neighbours[lun], "above", None) is not None
+
+    # --- looking
+
+    def _views(self) -> tuple[list[Any], ...]:
+        bench = self.bench
+        return (
+            self.trace, bench.irq_edges, bench.pci_irq_edges, bench.messages, bench.intr_edges,
+            bench.resets, bench.runtime_errors, bench.dma_written,
+        )  # fmt: skip
+
+    def _mark(self) -> None:
+        self._marks = tuple(len(view) for view in self._views())
+        self._nmis = self.bench.nmis
+        self._exit_code = self.bench.exit_code
+
+    def _seen(self, result: Any) -> tuple[Any, ...]:
+        new = tuple(tuple(view[at:]) for view, at in zip(self._views(), self._marks, strict=True))
+        code = self.bench.exit_code
+        left = None if code == self._exit_code else code
+        return (result, *new, self.bench.nmis - self._nmis, left, self.bench.a20)
+
+    def shot(self) -> Shot:
+        """The instance now."""
+        owned = self.host.owned[self.instance]
+        timers = []
+        for name, timer in sorted(owned.timers.items()):
+            expires = timer.expires
+            timers.append((name, None if expires is None else expires - self.host.clock(timer.clock)))
+        lines = tuple(h.level for h in owned.irqs) + tuple(f.irq_level for f in owned.functions)
+        pci = tuple(function.save() for function in owned.functions)
+        return Shot(state_of(self.instance), tuple(timers), lines, pci)
+
+    def check_lines(self) -> None:
+        """Violation when this state was seen with other levels of the interrupt lines."""
+        shot = self.shot()
+        if shot.state is None or not shot.lines:
+            return
+        known = self.subject.levels
+        configs = tuple(p.config[:6] + p.config[8:] + p.msix_table for p in shot.pci)
+        key = (encode(shot.state), shot.timers, configs, str(self.config))
+        if key not in known and len(known) < _KNOWN:
+            known[key] = shot.lines, tuple(text for text, _ in self.log)
+        before, way = known.get(key, (shot.lines, ()))
+        if before != shot.lines:
+            raise Violation(
+                "line-is-state",
+                f"{self.log[-1][0]}: the interrupt lines are {_levels(shot.lines)}; in the same state they "
+                f"were {_levels(before)} after: {'; '.join(way[-6:])}",
+            )
+
+    # --- regions
+
+    def place(self, region: int, offset: int) -> tuple[bool, int | None]:
+        """Whether it is a port, and its address; where the region was last when it is not mapped."""
+        watched = self.regions[region]
+        base = self.host.base(watched)
+        if base is not None:
+            self._bases[region] = base
+        else:
+            base = self._bases.get(region)
+        return watched.ports, None if base is None else base + offset
+
+    def name_of(self, region: int, offset: int, size: int, *, write: bool) -> str:
+        """`uart.LCR (+0x3)`."""
+        watched = self.regions[region]
+        table = watched.region.registers
+        if table is None:
+            return f"{watched.label}+{offset:#x}"
+        return f"{watched.label}.{table.name_at(offset, write)} (+{offset:#x})"
+
+    def describe(self, region: int, offset: int, size: int, value: int) -> str:
+        """A value, with the fields of the register when there is one."""
+        table = self.regions[region].region.registers
+        for register in table.at(offset, True) if table is not None else ():
+            if register.size == size and register.fields:
+                return f"{value:#x} ({register.describe(value)})"
+        return f"{value:#x}"
+
+    # --- the end
+
+    def close(self, *, last: bool = True) -> None:
+        """Power off and destruct.  Violation when that goes wrong.  `last`: no other rig is there, so that
+        what is left of threads is this one's."""
+        bench = self.bench
+        with self.watch.step("the end of all requests"):
+            self.calm()
+        if bench.state in ("running", "suspended"):
+            with self.watch.step("power off"):
+                bench.power_off()
+            self.check("power off")
+            held = [line for line in range(16) if bench.irq(line)]
+            if held or any(function.irq_level for function in self.functions):
+                raise Violation("lines-low", f"after power off interrupt lines {held or 'of PCI'} are held")
+        with self.watch.step("pdm_destruct"):
+            bench.destruct()
+        for failure in bench.failures[self._failures :]:
+            raise Violation("destruct", f"{failure.where} raised {failure.error!r}") from failure.error
+        if self.host.held():
+            raise Violation("dma-released", f"{self.host.held()} transfers are not released at the end")
+        if self.media.pending or self.drive.pending:
+            raise Violation("requests", "a request is not completed at the end")
+        self.watch.finish(threads=last)
+
+    def abandon(self) -> None:
+        """Destruct whatever it does; for a rig that failed."""
+        try:
+            with self.watch.step("the end"):
+                self.bench.destruct()
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+
+
+def _levels(lines: tuple[bool, ...]) -> str:
+    return "/".join("high" if level else "low" for level in lines)
+
+
+def probe(subject: Subject) -> Rig:
+    """A first rig: finds out which LUNs there are, and is made again with neighbours in them."""
+    kind = subject.type
+    if isinstance(kind, DriverType):
+        subject.luns = {} if kind.wants is None else {0: kind.wants}
+        return Rig(subject)
+    subject.luns = {}
+    rig = Rig(subject)
+    luns = rig.host.node(rig.instance).luns
+    subject.luns = {number: lun.link.layer for number, lun in sorted(luns.items())}
+    if not luns:
+        return rig
+    rig.close()
+    return Rig(subject)

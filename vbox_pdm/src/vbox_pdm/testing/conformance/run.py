@@ -1,0 +1,216 @@
+"""Checking one type: the single checks, then rounds of the state machine until the time is used."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import hypothesis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
+from hypothesis.stateful import run_state_machine_as_test
+
+from vbox_pdm.config import keys
+from vbox_pdm.device import DeviceType
+from vbox_pdm.driver import DriverType
+from vbox_pdm.errors import PdmError
+from vbox_pdm.testing.conformance import once
+from vbox_pdm.testing.conformance.machine import machine_for
+from vbox_pdm.testing.conformance.report import Failure, Report, coverage
+from vbox_pdm.testing.conformance.rig import Rig, Subject
+from vbox_pdm.testing.conformance.setup import Profile, Setup
+from vbox_pdm.testing.conformance.shrink import shrink
+from vbox_pdm.testing.conformance.snippets import snippet
+from vbox_pdm.testing.conformance.violations import Hang, Violation
+
+_ROUND = 12
+"""Examples of one round; each round has another configuration."""
+
+
+def check(
+    kind: DeviceType | DriverType,
+    profile: Profile,
+    *,
+    seed: int = 0,
+    plugin: Any = None,
+    config: Mapping[str, object] | None = None,
+    corpus: Path | None = None,
+) -> Report:
+    """Check a type.  `plugin` is its `catalogue.Plugin`, whose `vbox_conformance_setup` is asked;
+    `config` are keys for all instances; `corpus` is a folder that keeps what was interesting."""
+    distribution = getattr(plugin, "distribution", "")
+    what = "driver" if isinstance(kind, DriverType) else "device"
+    report = Report(kind.name, what, distribution, profile.name, seed)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="vbox-conformance-") as folder:
+        try:
+            setup = _setup(kind.name, plugin, Path(folder), config or {})
+        except Exception as error:
+            text = f"vbox_conformance_setup raised {error!r}"
+            report.failures.append(Failure("constructs", text, traceback=_trace(error)))
+            return report
+        file = Path(plugin.distribution) if getattr(plugin, "from_file", False) else None
+        subject = Subject(kind, setup, distribution, file)
+        _single_checks(subject, report)
+        if report.passed:
+            _rounds(subject, profile, report, start + profile.seconds, corpus)
+    report.seconds = round(time.monotonic() - start, 3)
+    return report
+
+
+def _setup(name: str, plugin: Any, folder: Path, config: Mapping[str, object]) -> Setup:
+    module = getattr(plugin, "module", None)
+    hook = getattr(module, "vbox_conformance_setup", None)
+    found = hook(name=name, folder=folder) if hook is not None else None
+    setup: Setup = found if found is not None else Setup()
+    return attrs.evolve(setup, config={**setup.config, **config})
+
+
+def _single_checks(subject: Subject, report: Report) -> None:
+    for name, function in once.checks().items():
+        try:
+            function(subject)
+        except (Violation, Hang, Exception) as error:
+            report.failures.append(_failure(subject, error, f"{name}: "))
+            if name.startswith("construct,"):
+                return
+        report.checks.append(name)
+
+
+def _rounds(subject: Subject, profile: Profile, report: Report, deadline: float, corpus: Path | None) -> None:
+    database = _database(corpus, report)
+    configs = _configs(subject)
+    number = 0
+    while time.monotonic() < deadline:
+        config = configs[number % len(configs)]
+        try:
+            machine = machine_for(subject, config, deadline)
+        except PdmError:
+            configs.remove(config)  # a value that needs more (`key_values` looked at the error)
+            if not configs:
+                return
+            continue
+        except (Violation, Hang) as error:
+            report.failures.append(_failure(subject, error))
+            return
+        counted = _counting(machine, report)
+        hypothesis.seed(report.seed * 1_000_003 + number)(counted)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run_state_machine_as_test(counted, settings=_settings(profile, database))
+        except (Violation, Hang) as error:
+            report.failures.append(_failure(subject, shrink(subject, error, profile.shrink)))
+            break
+        except hypothesis.errors.Flaky as error:
+            report.failures.append(_failure(subject, _flaky(error)))
+            break
+        number += 1
+    report.coverage = coverage(_regions(subject), subject.notes)
+
+
+def _settings(profile: Profile, database: ExampleDatabase | None) -> settings:
+    phases = [Phase.generate]  # `shrink` does the rest, by moves instead of by choices
+    if database is not None:
+        phases.insert(0, Phase.reuse)
+    return settings(
+        max_examples=_ROUND, stateful_step_count=profile.steps, deadline=None, database=database,
+        suppress_health_check=list(HealthCheck), phases=phases, print_blob=False,
+        report_multiple_bugs=False, verbosity=hypothesis.Verbosity.quiet,
+    )  # fmt: skip
+
+
+def _database(corpus: Path | None, report: Report) -> ExampleDatabase | None:
+    if corpus is None:
+        return None
+    try:
+        corpus.mkdir(parents=True, exist_ok=True)
+        (corpus / ".writable").write_bytes(b"")
+    except OSError as error:
+        report.notes.append(f"the corpus {corpus} cannot be used ({error.strerror}); going on without")
+        return None
+    return _Tolerant(corpus, report)
+
+
+class _Tolerant(DirectoryBasedExampleDatabase):
+    """A corpus with files that nobody can read is used as far as it can be."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        super().__init__(path)
+        self._report = report
+
+    def fetch(self, key: bytes) -> Any:
+        try:
+            yield from super().fetch(key)
+        except Exception as error:
+            note = f"the corpus is damaged ({error!r}); going on with what is good"
+            if note not in self._report.notes:
+                self._report.notes.append(note)
+
+
+def _configs(subject: Subject) -> list[Mapping[str, object]]:
+    """The default, then each key at the ends of its range, alone."""
+    found: list[Mapping[str, object]] = [{}]
+    for info in keys(subject.type.config):
+        values = [*once.inside(info), *subject.setup.keys.get(info.name, ())]
+        others: list[Mapping[str, object]] = [{info.name: value} for value in values if value != info.default]
+        found += [{}, *others[:3]]
+    return found
+
+
+def _counting(machine: Any, report: Report) -> Any:
+    class Counted(machine):  # type: ignore[misc]
+        def teardown(self) -> None:
+            if self.session is not None:
+                report.examples += 1
+                report.steps += len(self.session.rig.log)
+            super().teardown()
+
+    Counted.__name__ = Counted.__qualname__ = machine.__name__
+    return Counted
+
+
+def _regions(subject: Subject) -> Any:
+    try:
+        rig = Rig(subject)
+    except PdmError:
+        return []
+    try:
+        return list(rig.regions)
+    finally:
+        rig.abandon()
+
+
+def _failure(subject: Subject, error: BaseException, where: str = "") -> Failure:
+    log = error.log if isinstance(error, (Violation, Hang)) else []
+    config = error.config if isinstance(error, (Violation, Hang)) else {}
+    steps = [text for text, _ in log]
+    code = snippet(subject, config, log) if log else ""
+    if isinstance(error, (Violation, Hang)):
+        return Failure(error.prop, where + error.text, steps, code, _trace(error.__cause__))
+    if isinstance(error, PdmError):
+        return Failure("constructs", where + str(error), steps, code, _trace(error.__cause__))
+    return Failure("no-raise", f"{where}{error!r}", steps, code, _trace(error))
+
+
+def _flaky(error: BaseException) -> Violation | Hang:
+    """hypothesis saw a failure that did not come back: something in the device depends on what is
+    no input of it."""
+    for inner in getattr(error, "exceptions", ()):
+        if isinstance(inner, (Violation, Hang)):
+            inner.text += " (not every time: the same steps passed as well)"
+            return inner
+    return Violation("deterministic", f"the same steps fail and pass: {error}")
+
+
+def _trace(error: BaseException | None) -> str:
+    if error is None:
+        return ""
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "".join(lines[-6:])

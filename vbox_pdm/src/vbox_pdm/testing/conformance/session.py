@@ -1,0 +1,257 @@
+"""A session: a rig, perhaps with a twin, and the moves that are made with them.
+
+A move is data, as a step is, so that a session that failed can be played again with fewer of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from vbox_pdm.errors import PdmError
+from vbox_pdm.testing.conformance import twins
+from vbox_pdm.testing.conformance.registers_check import (
+    Target,
+    check_access,
+    check_identity,
+    check_quiet,
+    check_reset_values,
+    identity,
+)
+from vbox_pdm.testing.conformance.rig import Rig, Subject
+from vbox_pdm.testing.conformance.steps import Access, Advance, Enable, Life, Plug, Save, Step, StringAccess
+from vbox_pdm.testing.conformance.violations import Hang, Violation
+
+
+@frozen
+class Do:
+    """A step, on the rig and on its twin."""
+
+    step: Step
+
+    def play(self, session: Session) -> None:
+        session.carry_out(self.step)
+
+
+@frozen
+class QuietRead:
+    """A read of a register that has no effect: nothing changes, and bits that it has not stay."""
+
+    step: Access
+    target: Target
+
+    def play(self, session: Session) -> None:
+        rig, twin = session.rig, session.twin
+        session.note(self.step)
+        check_quiet(rig, self.target, self.step)
+        session.note(self.step)
+        value = rig.perform(self.step)[0]
+        rig.log.pop()
+        if value is not None:
+            check_access(rig, self.step, value)
+        if twin is not None:
+            twin.perform(self.step)
+            other = twin.perform(self.step)[0]
+            if other != value:
+                raise Violation("twin", f"{rig.log[-1][0]} is {value:#x}, and {other:#x} after loading")
+
+
+@frozen
+class Reset:
+    """Hard reset, and a look whether all is as in a new device."""
+
+    def play(self, session: Session) -> None:
+        rig = session.rig
+        session.carry_out(Life("reset"))
+        session.drop_twin()
+        session.note(Life("reset"))
+        twins.check_reset(rig)
+        for number in range(len(rig.functions)):
+            session.carry_out(Enable(number))
+        at = len(rig.log)
+        check_reset_values(rig, "after reset")
+        del rig.log[at:]
+
+
+@frozen
+class Pause:
+    """Suspend, `ns` pass, resume."""
+
+    ns: int
+
+    def play(self, session: Session) -> None:
+        rig = session.rig
+        session.carry_out(Life("suspend"))
+        before = rig.shot()
+        seen = session.carry_out(Advance(self.ns))
+        after = rig.shot()
+        if session.rig.comparable:
+            changed = twins.state_difference(before.state, after.state, set())
+            if before.lines != after.lines:
+                changed.append("interrupt lines")
+            on_real = before.timers != after.timers
+            if not on_real and (changed or any(seen[part] for part in (1, 2, 3, 4, 5, 8))):
+                raise Violation("suspended", f"{self.ns} ns while suspended changed {changed or seen!r}")
+        session.carry_out(Life("resume"))
+
+
+@frozen
+class Fork:
+    """From here on there is a twin that loaded what this one saved."""
+
+    def play(self, session: Session) -> None:
+        session.drop_twin()
+        session.rig.log.append(
+            ("save; from here on a twin that loaded it does the same", "bench.load(bench.save())")
+        )
+        session.note(Save())
+        session.twin = twins.fork(session.rig)
+
+
+@frozen
+class Damage:
+    """A state that cannot be loaded: at a fraction of its length cut off, or changed by `flip`."""
+
+    at: float
+    flip: int
+
+    def play(self, session: Session) -> None:
+        session.drop_twin()
+        how = f"with the byte at {self.at:.0%} changed" if self.flip else f"cut off at {self.at:.0%}"
+        session.rig.log.append((f"load a state {how}", ""))
+        session.note(Save(load=True))
+        twins.damage(session.rig, self.at, self.flip)
+
+
+@frozen
+class Replug:
+    """Detach what is attached, attach what is not."""
+
+    lun: int
+
+    def play(self, session: Session) -> None:
+        session.carry_out(Plug(self.lun, attach=not session.rig.plugged(self.lun)))
+
+
+Move = Do | QuietRead | Reset | Pause | Fork | Damage | Replug
+
+
+class Session:
+    """`repeat`: at the end the same steps are tried on another rig."""
+
+    def __init__(self, subject: Subject, config: Mapping[str, object], *, repeat: bool) -> None:
+        self.subject = subject
+        self.rig = Rig(subject, config)
+        self.twin: Rig | None = None
+        self.moves: list[Move] = []
+        self.repeat = repeat
+        self._config = config
+        self._steps: list[Step] = []
+        self._seen: list[Any] = []
+        self._identities = [identity(function) for function in self.rig.functions]
+
+    def play(self, move: Move) -> None:
+        """Violation or Hang when a property does not hold; they get the session's moves and log."""
+        self.moves.append(move)
+        self._guarded(lambda: move.play(self))
+
+    def end(self) -> None:
+        """A repetition, and power off."""
+        self._guarded(self._end)
+
+    def abandon(self) -> None:
+        """After a failure."""
+        self.rig.abandon()
+        if self.twin is not None:
+            self.twin.abandon()
+
+    def _end(self) -> None:
+        if self.repeat and self.rig.comparable:
+            twins.check_repeats(self.rig, self._steps, self._seen)
+        self.drop_twin()
+        self.rig.log.append(("power off, destruct", "bench.power_off()\nbench.destruct()"))
+        self.rig.close()
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (Violation, Hang) as error:
+            self.abandon()
+            error.log = list(self.rig.log)
+            error.config = self.rig.config
+            error.moves = list(self.moves)
+            error.replay = (self._config, self.repeat)
+            raise
+
+    # --- for moves
+
+    def carry_out(self, step: Step) -> tuple[Any, ...]:
+        """A step, on both."""
+        self.note(step)
+        seen = self.rig.perform(step)
+        self._seen[-1] = seen
+        if self.rig.comparable:
+            self.rig.check_lines()
+        if isinstance(step, Access) and step.value is None and seen[0] is not None:
+            check_access(self.rig, step, seen[0])
+        for function, before in zip(self.rig.functions, self._identities, strict=True):
+            check_identity(function, before)
+        if self.twin is not None:
+            other = self.twin.perform(step)
+            if other != seen:
+                text = self.rig.log[-1][0]
+                raise Violation("twin", f"{text}: {twins.difference(seen, other)} after loading")
+        return seen
+
+    def note(self, step: Step) -> None:
+        """For the repetition: what is done by other means."""
+        self._steps.append(step)
+        self._seen.append(None)
+
+    def drop_twin(self) -> None:
+        """It has done its duty."""
+        twin, self.twin = self.twin, None
+        if twin is not None:
+            twin.close(last=False)
+
+
+def replay(
+    subject: Subject, config: Mapping[str, object], moves: Sequence[Move], *, repeat: bool
+) -> Violation | Hang | None:
+    """Play moves on a new session; what went wrong."""
+    try:
+        session = Session(subject, config, repeat=repeat)
+    except (Violation, Hang) as error:
+        return error
+    except PdmError:
+        return None
+    try:
+        for move in moves:
+            session.play(move)
+        session.end()
+    except (Violation, Hang) as error:
+        return error
+    return None
+
+
+def simpler(move: Move) -> list[Move]:
+    """The same move with smaller numbers, the smallest first."""
+    if not isinstance(move, Do):
+        return []
+    step = move.step
+    if isinstance(step, Access) and step.value:
+        bits = [step.value & (1 << bit) for bit in range(step.value.bit_length()) if step.value >> bit & 1]
+        less = [0, *bits, *(step.value & ~bit for bit in bits)]
+        return [Do(attrs.evolve(step, value=value)) for value in dict.fromkeys(less) if value != step.value]
+    if isinstance(step, StringAccess):
+        counts = (1, 2, 8)
+        if step.data is None:
+            return [Do(attrs.evolve(step, count=n)) for n in counts if n < step.count]
+        items = len(step.data) // step.size
+        return [Do(attrs.evolve(step, data=step.data[: n * step.size])) for n in counts if n < items]
+    if isinstance(step, Advance) and step.ns:
+        return [Do(Advance(ns)) for ns in (1, 1000) if ns < step.ns]
+    return []

@@ -1,0 +1,58 @@
+"""What an author may tell the kit about a type, and how long a check takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+
+@frozen
+class Setup:
+    """What the kit cannot guess of a type; `vbox_conformance_setup` in its plugin returns it.
+
+    `config` are the keys of the instances that are checked.  `keys` are values to try for keys whose
+    schema says no range (a path, a name).  `files` is what `helpers.read_host_file` finds by name;
+    other names find 64 KiB of 0xF4.  `neighbours` makes what hangs below a LUN (below a driver: 0)
+    instead of the kit's own.  `companions` are devices that must be there first, as a name or (name,
+    configuration).  `firmware` is what firmware writes to the configuration space of the first PCI
+    function besides BARs and COMMAND, as (offset, size, value).  `live`: what it does depends on the
+    host (a socket, a terminal), so that two runs are not compared.  `ram` is in bytes, whole MiB.
+    """
+
+    config: Mapping[str, object] = field(factory=dict)
+    keys: Mapping[str, Sequence[object]] = field(factory=dict)
+    files: Mapping[str, bytes] = field(factory=dict)
+    neighbours: Mapping[int, Callable[[], Any]] = field(factory=dict)
+    companions: Sequence[str | tuple[str, Mapping[str, object]]] = ()
+    firmware: Sequence[tuple[int, int, int]] = ()
+    live: bool = False
+    ram: int = 1 << 20
+
+
+@frozen
+class Profile:
+    """How much is tried: for about `seconds`, in examples of `steps` steps; at most `shrink` seconds
+    go into making a failure short."""
+
+    name: str
+    seconds: float
+    steps: int
+    shrink: float
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("quick", 10.0, 30, 10.0),
+        Profile("thorough", 300.0, 60, 60.0),
+        Profile("long", 3600.0, 100, 300.0),
+    )
+}
+"""quick is for every run of a test suite, thorough for a release, long for a night."""
+
+ACCESS_CPU = 1.0
+"""Seconds of CPU time after which one access, timer step or notification is taken for endless."""
+ACCESS_WALL = 10.0
+"""The same in host time, for what sleeps or waits."""

@@ -1,0 +1,133 @@
+"""Watching what a plugin does to the process: time, output, threads, global state."""
+
+from __future__ import annotations
+
+import decimal
+import io
+import locale
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from vbox_pdm.testing.conformance.setup import ACCESS_CPU, ACCESS_WALL
+from vbox_pdm.testing.conformance.violations import Hang, Violation
+
+
+class _Output(io.TextIOBase):
+    """Stands for stdout or stderr while a plugin runs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+
+def _globals() -> dict[str, Any]:
+    """What of the process a plugin must leave alone."""
+    return {
+        "the environment": dict(os.environ),
+        "the current folder": os.getcwd(),
+        "the module search path": tuple(sys.path),
+        "the seed of `random`": random.getstate(),
+        "the locale": locale.setlocale(locale.LC_ALL),
+        "the decimal context": repr(decimal.getcontext()),
+        "the filters of `warnings`": tuple(warnings.filters),
+        "the recursion limit": sys.getrecursionlimit(),
+        "signal handlers": {
+            number: signal.getsignal(number)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE)
+        },
+    }
+
+
+class Watch:
+    """One for each example: `with watch.step("..."):` around all that calls the plugin."""
+
+    def __init__(self) -> None:
+        self._before = _globals()
+        self._threads = set(threading.enumerate())
+        self._output = (_Output("standard output"), _Output("standard error"))
+        self._main = threading.current_thread() is threading.main_thread()
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Raises Hang in the middle of what takes too long, Violation when it wrote to the terminal."""
+        saved = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = self._output
+        disarm = self._arm(what) if self._main else None
+        try:
+            yield
+        finally:
+            if disarm is not None:
+                disarm()
+            sys.stdout, sys.stderr = saved
+        for output in self._output:
+            if output.text:
+                text, output.text = output.text, ""
+                raise Violation("no-output", f"{what}: wrote {text[:200]!r} to {output.name}")
+
+    def _arm(self, what: str) -> Callable[[], None]:
+        def late(number: int, frame: FrameType | None) -> None:
+            code = frame.f_code if frame is not None else None
+            where = f" in {code.co_name} of {code.co_filename}" if code is not None else ""
+            spent = f"{ACCESS_CPU:g} s of CPU time" if number == signal.SIGPROF else f"{ACCESS_WALL:g} s"
+            raise Hang(f"{what}: not over after {spent}{where}")
+
+        handlers = [(n, signal.signal(n, late)) for n in (signal.SIGPROF, signal.SIGALRM)]
+        # Again and again: what catches everything in a loop must be interrupted once more.
+        timers = [
+            (timer, signal.setitimer(timer, seconds, 0.05))
+            for timer, seconds in ((signal.ITIMER_PROF, ACCESS_CPU), (signal.ITIMER_REAL, ACCESS_WALL))
+        ]
+
+        def disarm() -> None:
+            """Somebody else (a test runner's timeout) may have a timer, which goes on."""
+            for timer, _ in timers:
+                signal.setitimer(timer, 0)
+            for number, handler in handlers:
+                signal.signal(number, handler)
+            for timer, before in timers:
+                signal.setitimer(timer, *before)
+
+        return disarm
+
+    def finish(self, *, threads: bool) -> None:
+        """At the end.  Violation for globals that changed, and for threads that are left."""
+        left = [t for t in threading.enumerate() if t not in self._threads and t.is_alive()]
+        if left and threads:
+            raise Violation("no-threads", f"threads are left at the end: {', '.join(t.name for t in left)}")
+        self.check_globals()
+
+    def check_globals(self) -> None:
+        """Violation when something global changed."""
+        now = _globals()
+        for name, before in self._before.items():
+            if now[name] != before:
+                self._before = now  # told once
+                raise Violation("no-globals", f"{name} changed: {_difference(before, now[name])}")
+
+    def threads(self) -> list[str]:
+        """Names of the threads that began since."""
+        return [t.name for t in threading.enumerate() if t not in self._threads]
+
+
+def _difference(before: Any, after: Any) -> str:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [str(k) for k in before.keys() | after.keys() if before.get(k) != after.get(k)]
+        return ", ".join(sorted(keys))
+    if isinstance(before, tuple) and len(repr(before)) > 200:
+        return "it is another one"
+    return f"{before!r} became {after!r}"
