@@ -247,6 +247,10 @@ class PciFunction:
         mapping = self._bars[number].mapping
         return mapping.address if mapping is not None else None
 
+    def bar_region(self, number: int) -> BarRegion | Rom:
+        """What BAR `number` decodes (6 is the ROM)."""
+        return self._bars[number].region
+
     def bar_sizes(self) -> dict[int, tuple[int, bool, bool]]:
         """BAR number (6 is the ROM) -> (size in bytes, is I/O, is 64 bits wide)."""
         return {n: (b.size, isinstance(b.region, Ports), b.wide) for n, b in self._bars.items()}

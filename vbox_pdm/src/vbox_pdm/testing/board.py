@@ -47,6 +47,10 @@ class Board:
             )
         self._roles[role] = (instance, player)
 
+    def players(self) -> list[Instance]:
+        """The devices that play a role."""
+        return [instance for instance, _ in self._roles.values()]
+
     def withdraw(self, instance: Instance) -> None:
         """A device is gone, and its roles with it."""
         self._roles = {role: entry for role, entry in self._roles.items() if entry[0] is not instance}

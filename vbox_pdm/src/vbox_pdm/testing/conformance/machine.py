@@ -108,7 +108,7 @@ def _acts(rig: Rig) -> st.SearchStrategy[Step]:
         (6, plans.accesses(rig)),
         (1, plans.configuration(rig)),
         (3, plans.talk(rig)),
-        (2, plans.wires() if plans.roles(rig) else None),
+        (2, plans.wires() if rig.subject.plays_roles else None),
         (1, plans.memory(rig) if rig.functions or rig.regions else None),
     ):
         if strategy is not None:
@@ -125,7 +125,7 @@ def _upsets(rig: Rig) -> st.SearchStrategy[Move]:
     ]
     if rig.comparable:
         places = st.floats(0, 1, exclude_max=True)
-        options += [st.just(Fork())] * 3
+        options += [st.just(Fork()), st.just(Fork()), st.just(Fork(2))]
         options.append(st.builds(Damage, places, st.sampled_from([0, 1, 0x80, 0xFF])))
     if rig.subject.luns and not rig.subject.is_driver:
         options.append(st.sampled_from(sorted(rig.subject.luns)).map(Replug))

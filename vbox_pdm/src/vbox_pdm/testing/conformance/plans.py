@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import strategies as st
 
 from vbox_pdm.registers import Register
@@ -190,9 +188,3 @@ def talk(rig: Rig) -> Steps | None:
         if down is not None:
             options += [st.builds(Down, down)] * 8
     return st.one_of(options) if options else None
-
-
-def roles(rig: Rig) -> bool:
-    """Whether it plays a role for other devices."""
-    board: Any = rig.host.board
-    return any(entry[0] is rig.instance for entry in board._roles.values())

@@ -38,10 +38,19 @@ def targets(number: int, watched: Watched, *, write: bool) -> list[Target]:
 
 
 def readable(rig: Rig, target: Target) -> list[Register]:
-    """All registers that a read there may reach."""
+    """All registers that a read there may reach: those of just that place and size, where there are
+    any (a word of data beside a byte of errors), else all that it touches."""
     table = rig.regions[target.region].region.registers
     if table is None:
         return []
+    exact = [
+        register
+        for register in table.at(target.offset, False)
+        if register.size == target.size
+        and (target.offset - register.offset) % max(1, register.stride or register.size) == 0
+    ]
+    if exact:
+        return exact
     found: dict[str, Register] = {}
     for at in range(target.offset, target.offset + target.size):
         found.update((register.name, register) for register in table.at(at, False))

@@ -13,6 +13,7 @@ from vbox_pdm.driver import DriverType
 from vbox_pdm.instance import Instance
 from vbox_pdm.layers import Layer
 from vbox_pdm.pci import PciFunction, PciIdentity
+from vbox_pdm.regions import Mmio, Ports
 from vbox_pdm.state import State, encode
 from vbox_pdm.testing.bench import Bench
 from vbox_pdm.testing.conformance import neighbours
@@ -44,6 +45,8 @@ class Subject:
     notes: Notes = field(factory=Notes)
     luns: dict[int, Layer[Any, Any]] = field(factory=dict)
     """The layers of its LUNs; below a driver: 0."""
+    plays_roles: bool = True
+    """Whether it plays a role for other devices, so that there must be one (`Stand`)."""
     last_bench: Bench | None = None
     """That of the rig that was made last, or that could not be made."""
     levels: dict[Any, tuple[Any, tuple[str, ...]]] = field(factory=dict)
@@ -139,8 +142,8 @@ class Rig:
             self._follow(twin_of)
             with self.watch.step("power on"):
                 self.bench.power_on()
-            self.regions: list[Watched] = self.host.regions
             self.functions: list[PciFunction] = list(self.host.owned[self.instance].functions)
+            self.regions = self._all_regions()
             self.check("power on")
         except BaseException:
             self.abandon()
@@ -151,7 +154,7 @@ class Rig:
 
     def _build(self, model: Rig | None) -> None:
         subject, bench = self.subject, self.bench
-        self.stand: Stand = bench.add(STAND)
+        self.stand: Stand | None = bench.add(STAND) if subject.plays_roles else None
         for companion in subject.setup.companions:
             name, values = (companion, {}) if isinstance(companion, str) else companion
             bench.add(name, config=values)
@@ -168,6 +171,15 @@ class Rig:
             luns = {f"lun{number}": fake for number, fake in attached.items()}
             made = bench.add(kind, config=dict(self.config), **luns)
         self.instance: Instance = bench.instance(made)
+
+    def _all_regions(self) -> list[Watched]:
+        """Also those that no BAR decodes yet: in every rig each has the same number."""
+        for function in self.functions:
+            for number in sorted(function.bar_sizes()):
+                region = function.bar_region(number)
+                if isinstance(region, (Ports, Mmio)):
+                    self.host.wrapped(self.instance, region)
+        return self.host.regions
 
     def _neighbour(self, number: int, layer: Any) -> Any:
         own = self.subject.setup.neighbours.get(number)
@@ -372,12 +384,12 @@ def probe(subject: Subject) -> Rig:
     kind = subject.type
     if isinstance(kind, DriverType):
         subject.luns = {} if kind.wants is None else {0: kind.wants}
+        subject.plays_roles = False
         return Rig(subject)
     subject.luns = {}
     rig = Rig(subject)
     luns = rig.host.node(rig.instance).luns
     subject.luns = {number: lun.link.layer for number, lun in sorted(luns.items())}
-    if not luns:
-        return rig
+    subject.plays_roles = rig.host.plays_roles(rig.instance)
     rig.close()
     return Rig(subject)

@@ -100,7 +100,9 @@ class Pause:
 
 @frozen
 class Fork:
-    """From here on there is a twin that loaded what this one saved."""
+    """From here on there is a twin that loaded what this one saved, once or more."""
+
+    times: int = 1
 
     def play(self, session: Session) -> None:
         session.drop_twin()
@@ -108,7 +110,7 @@ class Fork:
             ("save; from here on a twin that loaded it does the same", "bench.load(bench.save())")
         )
         session.note(Save())
-        session.twin = twins.fork(session.rig)
+        session.twin = twins.fork(session.rig, self.times)
 
 
 @frozen

@@ -369,6 +369,7 @@ class Line:
     slot: bool = False
 
     def do(self, rig: Rig) -> Any:
+        assert rig.stand is not None
         rig.stand.drive(self.line, self.level, slot=self.slot)
         return rig.bench.advance(0)
 

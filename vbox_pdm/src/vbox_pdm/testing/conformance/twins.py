@@ -15,8 +15,8 @@ from vbox_pdm.testing.conformance.violations import Violation
 from vbox_pdm.timers import Clock
 
 
-def fork(rig: Rig) -> Rig:
-    """A twin that loaded what `rig` saves.  Violation "save-quiet", "save-load" or what loading breaks."""
+def fork(rig: Rig, times: int = 1) -> Rig:
+    """A twin that loaded what `rig` saves, `times` times.  Violation "save-quiet", "save-load" or what loading breaks."""
     rig.calm()
     running = rig.bench.state == "running"
     if running:
@@ -29,8 +29,8 @@ def fork(rig: Rig) -> Rig:
     _same_units("save-quiet", "saving twice gives", saved, again)
     twin = Rig(rig.subject, rig.config, twin_of=rig, later=True)
     try:
-        _load(twin, rig, saved)
-        _load(twin, rig, saved)  # any number of times
+        for _ in range(times):
+            _load(twin, rig, saved)
         if running:
             for one in (rig, twin):
                 with one.watch.step("resume"):

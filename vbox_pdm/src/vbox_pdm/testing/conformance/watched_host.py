@@ -143,6 +143,10 @@ class WatchedHost(BenchHost):
             if self.mine(instance) and functions and not any(f.bus_master for f in functions):
                 self.notes.forbidden.append(what)
 
+    def plays_roles(self, instance: Instance) -> bool:
+        """Whether it plays a role (interrupt controller, router ...) for other devices."""
+        return any(player is instance for player in self.board.players())
+
     def held(self) -> int:
         """How many handles are not released."""
         self.handles = [handle for handle in self.handles if handle.held]
