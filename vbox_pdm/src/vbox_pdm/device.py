@@ -8,7 +8,7 @@ in the outside world is visible in its `pdm_construct`.
 from __future__ import annotations
 
 import enum
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from attrs import field, frozen
 
@@ -52,6 +52,10 @@ class Device(Generic[C]):
     config: C
     helpers: DeviceHelpers
     instance: int
+
+    transient: ClassVar[frozenset[str]] = frozenset()
+    """Attributes that need neither be saved nor reset: caches, counts for people.  The conformance kit
+    expects of all others that a load and a reset bring them back."""
 
 
 def check_name(kind: str, name: str) -> None:

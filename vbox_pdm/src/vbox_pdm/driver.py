@@ -7,7 +7,7 @@ later.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from attrs import field, frozen
 
@@ -31,6 +31,10 @@ class Driver(Generic[C]):
     instance: int
     above: Any
     below: Any
+
+    transient: ClassVar[frozenset[str]] = frozenset()
+    """Attributes that need neither be saved nor reset: caches, counts for people.  The conformance kit
+    expects of all others that a load and a reset bring them back."""
 
 
 @frozen(eq=False)

@@ -23,6 +23,11 @@ COMMANDS = {
     "plugins": ("vbox_vmm.frontends.plugins:plugins", "List the plugins, and how to mend what is unusable."),
     "devices": ("vbox_vmm.frontends.devices:devices", "List devices and drivers, or show one with its keys."),
     "machine": ("vbox_vmm.frontends.machine_cmd:machine", "Write a machine to a file."),
+    "conformance": (
+        "vbox_vmm.frontends.conformance:conformance",
+        "Check whether devices and drivers keep the contract.",
+    ),
+    "new-plugin": ("vbox_vmm.frontends.new_plugin:new_plugin", "Write a new plugin, to begin with."),
 }
 """Name -> (module:command, one line of help)."""
 

@@ -108,6 +108,7 @@ def _acts(rig: Rig) -> st.SearchStrategy[Step]:
         (6, plans.accesses(rig)),
         (1, plans.configuration(rig)),
         (3, plans.talk(rig)),
+        (3, plans.actions(rig)),
         (2, plans.wires() if rig.subject.plays_roles else None),
         (1, plans.memory(rig) if rig.functions or rig.regions else None),
     ):

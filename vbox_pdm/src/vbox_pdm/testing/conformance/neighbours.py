@@ -26,7 +26,7 @@ from vbox_pdm.testing.fakes import Fake, FakeStream, fake, fake_above
 
 MEDIUM = 256 << 10
 """Bytes of the medium that the kit puts into a drive."""
-_LINKS = ("above", "below", "around", "trace", "layer")
+_LINKS = ("above", "below", "around", "trace", "told", "layer")
 
 
 def medium(length: int = MEDIUM, seed: int = 1) -> bytes:
@@ -55,6 +55,13 @@ class Disk(FakeMedia):
 
     def __init__(self) -> None:
         super().__init__(medium())
+        self.refused = 0
+        """How many requests ended with an error."""
+
+    def _error(self, request: MediaRequest) -> str | None:
+        error = super()._error(request)
+        self.refused += error is not None
+        return error
 
     def mood(self, name: str) -> None:
         """Change it."""
@@ -173,14 +180,19 @@ def recorded(neighbour: Any, protocol: type[Any], trace: list[Any]) -> Any:
                 members[name] = _recording(name, own)
     neighbour.__class__ = type(f"Recorded{type(neighbour).__name__}", (type(neighbour),), members)
     neighbour.trace = trace
+    neighbour.told = None
     return neighbour
 
 
 def _recording(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(own)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.trace.append((name, *(summary(arg) for arg in (*args, *kwargs.values()))))
-        return own(self, *args, **kwargs)
+        given = (*args, *kwargs.values())
+        self.trace.append((name, *(summary(arg) for arg in given)))
+        answer = own(self, *args, **kwargs)
+        if self.told is not None:
+            self.told(name, given, answer)
+        return answer
 
     for mark in [key for key in vars(method) if key.startswith("vbox_")]:
         delattr(method, mark)

@@ -73,8 +73,14 @@ def list_keys(subject: Subject) -> list[str]:
 def key_values(subject: Subject) -> None:
     """The ends of each range and what lies between and outside."""
     for info in keys(subject.type.config):
-        for value in [*inside(info), *subject.setup.keys.get(info.name, ())]:
-            _try_value(subject, info.name, value)
+        if info.type in (int, float) and info.span is None and info.choices is None:
+            raise Violation("config-range", f"key '{info.name}' is a number and says no range (span=)")
+        given = tuple(subject.setup.keys.get(info.name, ()))
+        for value in inside(info):
+            must = info.span is not None and not subject.is_driver  # a driver may find the host otherwise
+            _try_value(subject, info.name, value, must=must)
+        for value in given:
+            _try_value(subject, info.name, value, must=False)
         for value in outside(info):
             try:
                 Rig(subject, {info.name: value}).abandon()
@@ -83,18 +89,25 @@ def key_values(subject: Subject) -> None:
             raise Violation("config-range", f"{info.name}={value!r} is out of range and accepted")
 
 
-def _try_value(subject: Subject, name: str, value: object) -> None:
+def _try_value(subject: Subject, name: str, value: object, *, must: bool) -> None:
+    """`must`: nothing but another key may forbid it, and then the error is a ConfigError."""
+    what = f"{name}={value!r}"
     try:
         rig = Rig(subject, {name: value})
     except PdmError as error:
-        if error.status == "VERR_GENERAL_FAILURE" or (
-            error.__cause__ is not None and not isinstance(error.__cause__, PdmError)
-        ):
+        cause = error.__cause__
+        foreign = cause is not None and not isinstance(cause, PdmError)
+        if error.status == "VERR_GENERAL_FAILURE" or foreign:
+            raise Violation("config-range", f"{what} is in range and raises {cause or error!r}") from error
+        if must and not isinstance(error, ConfigError) and not isinstance(cause, ConfigError):
+            raise Violation("config-range", f"{what} is in range and is refused: {error}") from error
+        for failure in subject.last_bench.failures if subject.last_bench is not None else ():
             raise Violation(
-                "config-range", f"{name}={value!r} is in range and raises {error.__cause__ or error!r}"
-            ) from error
+                "construct-fails", f"when {what} is refused, {failure.where} raises {failure.error!r}"
+            ) from failure.error
         return
     try:
+        rig.perform(Advance(20_000_000))
         rig.close()
     except BaseException:
         rig.abandon()

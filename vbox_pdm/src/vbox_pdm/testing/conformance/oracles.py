@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
@@ -31,6 +32,8 @@ class MediaOracle:
     known: dict[int, bytes] = field(factory=dict)
     """Sector number -> its content."""
     identity: str = ""
+    refused: Callable[[], int] = lambda: 0
+    """How many requests the medium below has ended with an error."""
 
     def submit(self, below: Any, ask: MediaAsk) -> MediaRequest:
         """Carry out `ask`; Violation when it is completed twice or wrongly."""
@@ -47,6 +50,7 @@ class MediaOracle:
                 views.append(memoryview(data)[at : at + part])
                 at += part
         count = 0
+        alone, refused = not self.pending, self.refused()
         self.pending += 1
         if ask.op in (MediaOp.WRITE, MediaOp.DISCARD):
             self._forget(ask.offset, length)
@@ -57,6 +61,8 @@ class MediaOracle:
             self.pending -= 1
             if count > 1:
                 raise Violation("requests", f"{ask} was completed {count} times")
+            if alone and not self.pending and request.error is None and self.refused() > refused:
+                raise Violation("errors", f"{ask} ended well, and a request below for it ended with an error")
             self._ended(ask, request, bytes(data), info)
 
         forgets = MediaOp.DISCARD if ask.op is MediaOp.DISCARD else None
@@ -98,6 +104,7 @@ class DriveOracle:
     pending: int = 0
     known: dict[int, bytes] = field(factory=dict)
     under_way: DriveRequest | None = None
+    refused: Callable[[], int] = lambda: 0
 
     def submit(self, below: Any, ask: DriveAsk) -> None:
         """Carry out `ask`, unless another command is under way."""
@@ -111,7 +118,7 @@ class DriveOracle:
             raise Violation("requests", f"drive_phase of {task} answered {phase!r}")
         if below.drive_phase(task, ask.packet) != phase:
             raise Violation("requests", f"drive_phase of {task} answers differently when it is asked again")
-        _Command(self, below, ask, task, phase).step()
+        _Command(self, below, ask, task, phase, self.refused()).step()
 
     def reset(self) -> None:
         """What has `more` to do is forgotten by a reset."""
@@ -125,6 +132,7 @@ class _Command:
     ask: DriveAsk
     task: TaskFile
     phase: Phase
+    refused: int
     steps: int = 0
     position: int = 0
     answered: bool = True
@@ -177,6 +185,8 @@ class _Command:
         speaks = self.task.command in (0x08, 0x90)  # diagnostics answer in the error register
         if clean and request.error and not self.ask.packet and not speaks:
             raise Violation("requests", f"{self.task} has error {request.error:#x} without ERR")
+        if clean and self.oracle.refused() > self.refused:
+            raise Violation("errors", f"{self.task} ended well, a request to its medium with an error")
         if not request.status & ata.ERR:
             self.check_content()
 

@@ -11,6 +11,7 @@ from vbox_pdm.testing.conformance.rig import Rig
 from vbox_pdm.testing.conformance.steps import (
     Access,
     Acknowledge,
+    Action,
     Advance,
     Calm,
     Configure,
@@ -170,6 +171,12 @@ def wires() -> Steps:
         st.builds(Line, st.integers(0, 3), st.booleans(), st.just(True)),
         st.just(Acknowledge()),
     )
+
+
+def actions(rig: Rig) -> Steps | None:
+    """What front ends do."""
+    given = [Action(name, tuple(args)) for name, args in rig.subject.setup.actions]
+    return st.sampled_from(given) if given else None
 
 
 def talk(rig: Rig) -> Steps | None:

@@ -17,9 +17,12 @@ from vbox_pdm.regions import Mmio, Ports
 from vbox_pdm.state import State, encode
 from vbox_pdm.testing.bench import Bench
 from vbox_pdm.testing.conformance import neighbours
+from vbox_pdm.testing.conformance.conservation import FOLLOWED, Ledger
+from vbox_pdm.testing.conformance.internals import internals
 from vbox_pdm.testing.conformance.oracles import DriveOracle, MediaOracle
 from vbox_pdm.testing.conformance.setup import ACCESS_WALL, Setup
 from vbox_pdm.testing.conformance.steps import Step
+from vbox_pdm.testing.conformance.traffic import CallOf
 from vbox_pdm.testing.conformance.violations import Violation
 from vbox_pdm.testing.conformance.watch import Watch
 from vbox_pdm.testing.conformance.watched_host import Notes, Watched, WatchedHost
@@ -100,6 +103,8 @@ class Shot:
     timers: tuple[tuple[str, int | None], ...]
     lines: tuple[bool, ...]
     pci: tuple[Any, ...]
+    machine: tuple[Any, ...]
+    """A20, INTR, whether NMI is masked, and where reads and writes of each shadowed page go."""
 
 
 class Rig:
@@ -124,11 +129,13 @@ class Rig:
         self.upper: Any = None
         self.media = MediaOracle()
         self.drive = DriveOracle()
+        self.ledger: Ledger | None = None
         self._failures = 0
         self._marks: tuple[int, ...] = ()
         self._nmis = 0
         self._exit_code: int | None = None
         self._bases: dict[int, int] = {}
+        self._kept: tuple[State, bytes] | None = None
         utc = UTC + twin_of.host.clock(Clock.REAL) if twin_of is not None and later else UTC
         self.bench = Bench(
             subject.setup.ram, 7, self._make_host, strict=False, utc=utc, files=_Files(subject.setup.files)
@@ -140,6 +147,7 @@ class Rig:
             with self.watch.step("pdm_construct"):
                 self._build(twin_of)
             self._follow(twin_of)
+            self.restart_ledger()
             with self.watch.step("power on"):
                 self.bench.power_on()
             self.functions: list[PciFunction] = list(self.host.owned[self.instance].functions)
@@ -166,6 +174,7 @@ class Rig:
         attached = {n: fake for n, fake in self.neighbours.items() if model is None or model.plugged(n)}
         if isinstance(kind, DriverType):
             self.upper = neighbours.above(kind.serves, self.trace)
+            self.media.refused = self.drive.refused = self._refused
             made = bench.add_driver(kind, above=self.upper, below=attached.get(0), config=dict(self.config))
         else:
             luns = {f"lun{number}": fake for number, fake in attached.items()}
@@ -250,6 +259,38 @@ class Rig:
         """Whether another rig must show the same, and can stand beside it."""
         return not self.subject.setup.live and not self.has_workers
 
+    def _refused(self) -> int:
+        """How many requests the kit's neighbour below has ended with an error."""
+        return int(getattr(self.neighbours.get(0), "refused", 0))
+
+    def restart_ledger(self) -> None:
+        """From here on a transparent filter is followed."""
+        kind = self.subject.type
+        follows = isinstance(kind, DriverType) and self.subject.is_filter and kind.transparent
+        if follows and isinstance(kind, DriverType) and kind.serves.name in FOLLOWED:
+            self.ledger = Ledger(kind.serves)
+            self.upper.told = self.neighbours[0].told = self.ledger.came_out
+
+    def went_in(self, call: CallOf, answer: Any) -> None:
+        """A neighbour called the instance."""
+        if self.ledger is not None:
+            self.ledger.went_in(call.method, call.args, answer)
+            self.ledger.check(settled=False)
+
+    def check_ledger(self) -> None:
+        """Give a filter room and time, then see whether anything is missing."""
+        if self.ledger is not None and self.plugged(0):
+            neighbours.set_mood(self.neighbours[0], neighbours.moods(self.neighbours[0])[0])
+            self.bench.run_until_idle()
+            self.ledger.check(settled=True)
+
+    def check_own(self, what: str) -> None:
+        """The author's own properties."""
+        for name, invariant in self.subject.setup.invariants.items():
+            wrong = invariant(self.instance.object, self.bench)
+            if wrong:
+                raise Violation("own", f"{what}: {name}: {wrong}")
+
     def forget_content(self) -> None:
         """What media hold is not known any more."""
         self.media.known.clear()
@@ -283,16 +324,44 @@ class Rig:
         left = None if code == self._exit_code else code
         return (result, *new, self.bench.nmis - self._nmis, left, self.bench.a20)
 
-    def shot(self) -> Shot:
-        """The instance now."""
+    @property
+    def has_real_timers(self) -> bool:
+        """Whether it has timers that go on while the machine is suspended."""
+        timers = self.host.owned[self.instance].timers.values()
+        return any(timer.clock is Clock.REAL for timer in timers)
+
+    def shot(self, *, virtual_only: bool = False) -> Shot:
+        """The instance now; `virtual_only`: without the timers on the clock REAL."""
         owned = self.host.owned[self.instance]
         timers = []
         for name, timer in sorted(owned.timers.items()):
+            if virtual_only and timer.clock is Clock.REAL:
+                continue
             expires = timer.expires
             timers.append((name, None if expires is None else expires - self.host.clock(timer.clock)))
         lines = tuple(h.level for h in owned.irqs) + tuple(f.irq_level for f in owned.functions)
         pci = tuple(function.save() for function in owned.functions)
-        return Shot(state_of(self.instance), tuple(timers), lines, pci)
+        host = self.host
+        modes = tuple(sorted((page, mode.value) for page, mode in host.memory.modes.items() if mode.value))
+        machine = (host.bus.a20, host.board.interrupt, host.board.nmi_masked, modes)
+        return Shot(state_of(self.instance), tuple(timers), lines, pci, machine)
+
+    def remembers(self) -> dict[str, Any]:
+        """All attributes of the instance, as plain data."""
+        return internals(self.instance.object)
+
+    def keep_state(self) -> None:
+        """Remember a state object, to see at the next time whether it is still what it was."""
+        self.check_alias()
+        state = state_of(self.instance)
+        if state is not None:
+            self._kept = state, encode(state)
+
+    def check_alias(self) -> None:
+        """Violation when the state that was kept has changed since."""
+        if self._kept is not None and encode(self._kept[0]) != self._kept[1]:
+            raise Violation("alias", "a state that was saved before is not what it was any more")
+        self._kept = None
 
     def check_lines(self) -> None:
         """Violation when this state was seen with other levels of the interrupt lines."""
@@ -348,10 +417,16 @@ class Rig:
         bench = self.bench
         with self.watch.step("the end of all requests"):
             self.calm()
+            self.check_alias()
+            if bench.state == "running":
+                self.check_ledger()
         if bench.state in ("running", "suspended"):
             with self.watch.step("power off"):
                 bench.power_off()
             self.check("power off")
+            real = [t for t in self.host.owned[self.instance].timers.values() if t.clock is Clock.REAL]
+            if any(timer.active for timer in real):
+                raise Violation("suspended", "a timer on the clock REAL is armed after power off")
             held = [line for line in range(16) if bench.irq(line)]
             if held or any(function.irq_level for function in self.functions):
                 raise Violation("lines-low", f"after power off interrupt lines {held or 'of PCI'} are held")

@@ -7,6 +7,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vbox_pdm.device import DeviceType
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import PdmError
 from vbox_pdm.testing.conformance import once
+from vbox_pdm.testing.conformance.hosttime import forbidden
 from vbox_pdm.testing.conformance.machine import machine_for
 from vbox_pdm.testing.conformance.report import Failure, Report, coverage
 from vbox_pdm.testing.conformance.rig import Rig, Subject
@@ -57,9 +59,10 @@ def check(
             return report
         file = Path(plugin.distribution) if getattr(plugin, "from_file", False) else None
         subject = Subject(kind, setup, distribution, file)
-        _single_checks(subject, report)
-        if report.passed:
-            _rounds(subject, profile, report, start + profile.seconds, corpus)
+        with forbidden(kind.device) if isinstance(kind, DeviceType) else nullcontext():
+            _single_checks(subject, report)
+            if report.passed:
+                _rounds(subject, profile, report, start + profile.seconds, corpus)
     report.seconds = round(time.monotonic() - start, 3)
     return report
 

@@ -17,8 +17,13 @@ class Setup:
     other names find 64 KiB of 0xF4.  `neighbours` makes what hangs below a LUN (below a driver: 0)
     instead of the kit's own.  `companions` are devices that must be there first, as a name or (name,
     configuration).  `firmware` is what firmware writes to the configuration space of the first PCI
-    function besides BARs and COMMAND, as (offset, size, value).  `live`: what it does depends on the
-    host (a socket, a terminal), so that two runs are not compared.  `ram` is in bytes, whole MiB.
+    function besides BARs and COMMAND, as (offset, size, value).
+
+    `actions` are methods that front ends call on the object, with arguments to try; a PdmError is a
+    good answer.  `invariants` are properties of the author's own, by a name that says what they mean:
+    functions of the object and the bench, asked after each step, that answer None or what is wrong.
+    `live`: what it does depends on the host (a socket, a terminal), so that two runs are not compared.
+    `ram` is in bytes, whole MiB.
     """
 
     config: Mapping[str, object] = field(factory=dict)
@@ -27,6 +32,8 @@ class Setup:
     neighbours: Mapping[int, Callable[[], Any]] = field(factory=dict)
     companions: Sequence[str | tuple[str, Mapping[str, object]]] = ()
     firmware: Sequence[tuple[int, int, int]] = ()
+    actions: Sequence[tuple[str, tuple[Any, ...]]] = ()
+    invariants: Mapping[str, Callable[[Any, Any], str | None]] = field(factory=dict)
     live: bool = False
     ram: int = 1 << 20
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import frozen
 
 from vbox_pdm.chains import Chain
+from vbox_pdm.errors import PdmError
 from vbox_pdm.media import MediaOp
 from vbox_pdm.pci import BAR0, COMMAND
 from vbox_pdm.testing.conformance import neighbours
@@ -310,7 +311,9 @@ class Up:
         if end is None or not end.connected:
             return None
         call = getattr(end, self.call.method)
-        return rig.noted(self.call.method, neighbour.traffic(lambda: call(*self.call.args)))
+        answer = neighbour.traffic(lambda: call(*self.call.args))
+        rig.went_in(self.call, answer)
+        return rig.noted(self.call.method, answer)
 
     def text(self, rig: Rig) -> str:
         return f"from below LUN {self.lun}: {self.call.method}({', '.join(map(repr, self.call.args))})"
@@ -340,7 +343,9 @@ class Down:
             rig.drive.reset()
         if method == "media_eject":
             rig.forget_content()
-        return rig.noted(method, rig.upper.traffic(lambda: getattr(below, method)(*args)))
+        answer = rig.upper.traffic(lambda: getattr(below, method)(*args))
+        rig.went_in(self.call, answer)
+        return rig.noted(method, answer)
 
     def text(self, rig: Rig) -> str:
         return f"from above: {self.call.method}({', '.join(map(repr, self.call.args))})"
@@ -358,6 +363,28 @@ class Down:
 def _ask(ask: MediaAsk) -> str:
     assert isinstance(ask.op, MediaOp)
     return f"MediaAsk({ask.op}, {ask.offset}, {ask.lengths}, {ask.seed})"
+
+
+@frozen
+class Action:
+    """A front end calls a method of the object."""
+
+    method: str
+    args: tuple[Any, ...]
+
+    def do(self, rig: Rig) -> Any:
+        try:
+            answer = getattr(rig.instance.object, self.method)(*self.args)
+        except PdmError as error:
+            answer = error.status
+        rig.bench.advance(0)
+        return rig.noted(self.method, answer)
+
+    def text(self, rig: Rig) -> str:
+        return f"a front end calls {self.method}({', '.join(map(repr, self.args))})"
+
+    def code(self, rig: Rig) -> str:
+        return f"device.{self.method}({', '.join(map(repr, self.args))}); bench.advance(0)"
 
 
 @frozen

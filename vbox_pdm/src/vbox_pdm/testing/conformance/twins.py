@@ -9,6 +9,7 @@ import attrs
 
 from vbox_pdm.errors import StateError
 from vbox_pdm.state import State
+from vbox_pdm.testing.conformance import internals
 from vbox_pdm.testing.conformance.rig import Rig
 from vbox_pdm.testing.conformance.steps import Step
 from vbox_pdm.testing.conformance.violations import Violation
@@ -16,7 +17,8 @@ from vbox_pdm.timers import Clock
 
 
 def fork(rig: Rig, times: int = 1) -> Rig:
-    """A twin that loaded what `rig` saves, `times` times.  Violation "save-quiet", "save-load" or what loading breaks."""
+    """A twin that loaded what `rig` saves, `times` times.  Violation "save-quiet", "save-load", or whatever
+    loading breaks."""
     rig.calm()
     running = rig.bench.state == "running"
     if running:
@@ -27,6 +29,7 @@ def fork(rig: Rig, times: int = 1) -> Rig:
         again = rig.bench.save()
     rig.check("save")
     _same_units("save-quiet", "saving twice gives", saved, again)
+    rig.keep_state()
     twin = Rig(rig.subject, rig.config, twin_of=rig, later=True)
     try:
         for _ in range(times):
@@ -58,8 +61,14 @@ def _load(twin: Rig, rig: Rig, saved: Mapping[str, bytes]) -> None:
     with twin.watch.step("save"):
         again = twin.bench.save()
     _same_units("save-load", "loading and saving gives", saved, again)
-    if rig.shot().lines != twin.shot().lines:
+    here, there = rig.shot(), twin.shot()
+    if here.lines != there.lines:
         raise Violation("save-load", "interrupt lines are others after a load")
+    if here.machine != there.machine:
+        raise Violation("save-load", f"of the machine {here.machine} became {there.machine} by a load")
+    other = internals.difference(rig.remembers(), twin.remembers())
+    if other:
+        raise Violation("memory", f"not in the saved state, or not loaded: {other}")
 
 
 def damage(rig: Rig, at: float, flip: int) -> None:
@@ -164,6 +173,11 @@ def check_reset(rig: Rig) -> None:
             difference = shot_difference(new, second, skip)
         if difference:
             raise Violation("reset-state", f"after a reset it is not as a new device: {difference}")
+        if not rig.subject.is_driver:
+            kept = {name.rpartition(".")[2].lstrip("_") for name in skip}
+            other = internals.difference(fresh.remembers(), rig.remembers(), kept)
+            if other:
+                raise Violation("memory", f"a reset does not bring back {other}")
         fresh.close(last=False)
     except BaseException:
         fresh.abandon()
@@ -198,6 +212,8 @@ def shot_difference(one: Any, other: Any, skip: set[str]) -> str:
         found.append(f"timers {one.timers} and {other.timers}")
     if one.lines != other.lines:
         found.append(f"interrupt lines {one.lines} and {other.lines}")
+    if one.machine != other.machine:
+        found.append(f"A20, INTR, NMI mask, shadows {one.machine} and {other.machine}")
     return "; ".join(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import decimal
 import io
 import locale
@@ -46,11 +47,28 @@ def _globals() -> dict[str, Any]:
         "the decimal context": repr(decimal.getcontext()),
         "the filters of `warnings`": tuple(warnings.filters),
         "the recursion limit": sys.getrecursionlimit(),
+        "the umask": _umask(),
         "signal handlers": {
             number: signal.getsignal(number)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE)
         },
     }
+
+
+def _umask() -> int:
+    mask = os.umask(0o77)
+    os.umask(mask)
+    return mask
+
+
+def _open_files() -> dict[int, str]:
+    """Descriptor -> what it is; nothing where the system does not say."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
 
 
 class Watch:
@@ -59,6 +77,7 @@ class Watch:
     def __init__(self) -> None:
         self._before = _globals()
         self._threads = set(threading.enumerate())
+        self._files = _open_files()
         self._output = (_Output("standard output"), _Output("standard error"))
         self._main = threading.current_thread() is threading.main_thread()
 
@@ -109,6 +128,10 @@ class Watch:
         left = [t for t in threading.enumerate() if t not in self._threads and t.is_alive()]
         if left and threads:
             raise Violation("no-threads", f"threads are left at the end: {', '.join(t.name for t in left)}")
+        if threads:
+            opened = {n: what for n, what in _open_files().items() if self._files.get(n) != what}
+            if opened:
+                raise Violation("no-files", f"left open at the end: {', '.join(map(str, opened.values()))}")
         self.check_globals()
 
     def check_globals(self) -> None:
