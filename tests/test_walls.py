@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CONTRACT = ROOT / "vbox_pdm" / "src" / "vbox_pdm"
 KERNEL = ROOT / "vbox_vmm" / "src" / "vbox_vmm"
+BROUGHT_LATER = ("pytest_plugin.py", "machine.py", "plans.py", "run.py", "traffic.py")
+"""Modules of vbox_pdm.testing that nobody imports who runs neither pytest nor the conformance kit."""
 PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if path.is_dir())
 
 
@@ -81,7 +85,16 @@ def test_contract_is_imported_without_test_libraries() -> None:
     offenders = [
         (path.name, module)
         for path, module in imports(CONTRACT)
-        if any(within(module, name) for name in heavy) and path.name != "pytest_plugin.py"
+        if any(within(module, name) for name in heavy) and path.name not in BROUGHT_LATER
     ]
 
     assert offenders == []
+
+
+def test_conformance_kit_imports_hypothesis_when_it_runs() -> None:
+    code = (
+        "import sys, vbox_pdm.testing, vbox_pdm.testing.conformance.command\n"
+        "assert 'hypothesis' not in sys.modules, 'hypothesis was imported'"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True)

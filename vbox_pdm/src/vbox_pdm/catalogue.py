@@ -301,7 +301,8 @@ def _contract_of_file(path: Path) -> str:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"vbox_plugin_file_{path.stem}"
+    stem = path.resolve().parent.name if path.stem == "__init__" else path.stem
+    name = f"vbox_plugin_file_{stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

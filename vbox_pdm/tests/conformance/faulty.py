@@ -23,7 +23,7 @@ from vbox_pdm.testing.conformance import Profile
 
 C = TypeVar("C", bound="type[Device[Any] | Driver[Any]]")
 
-PROFILE = Profile("test", seconds=6, steps=25, shrink=2)
+PROFILE = Profile("test", seconds=60, steps=25, shrink=2)
 """Long enough for every fault here; most are found at once."""
 SHORT = Profile("test", seconds=1.5, steps=25, shrink=2)
 """For what has no fault: all of it is used."""

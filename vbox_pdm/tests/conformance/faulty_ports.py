@@ -23,7 +23,7 @@ class Registers(RegisterMap):
 class Config:
     io_base: int = key(0x300, span=(0x300, 0x3FC), help="first of four ports")
     irq: int = key(5, span=(3, 7), help="ISA interrupt line")
-    depth: int = key(4, span=(1, 4), help="bytes that the queue holds")
+    depth: int = key(2, span=(1, 4), help="bytes that the queue holds")
 
 
 @frozen
@@ -140,7 +140,7 @@ class RaisesInConstruct(Gadget):
         self.step = 1000 // self.data
 
 
-@faulty("constructs", "KeyError('clock')")
+@faulty("no-raise", "KeyError('clock')")
 class RaisesAtPowerOn(Gadget):
     def pdm_power_on(self) -> None:
         raise KeyError("clock")
@@ -277,10 +277,21 @@ class CountsResets(Gadget):
 
 
 @faulty("lines-low", "after reset ISA line 5")
-class HoldsItsLineThroughReset(Gadget):
+class AnnouncesItselfAfterReset(Gadget):
     def pdm_reset(self) -> None:
-        self.data, self.queue = 0, b""
-        self.timer.stop()
+        super().pdm_reset()
+        self.irq.set(True)
+
+
+@faulty("lines-low", "after reset ISA line 5")
+class HoldsItsLineThroughReset(Gadget):
+    def update(self) -> None:
+        self.irq.set(self.done)
+
+    def pdm_reset(self) -> None:
+        done = self.done
+        super().pdm_reset()
+        self.done = done
         self.update()
 
 
@@ -318,17 +329,36 @@ class ShortState(State, version=1):
     queue: bytes
 
 
-@faulty("twin", "after loading")
+@faulty("memory", "data: ")
 class ForgetsInSave(Gadget):
     """DATA is no part of the state."""
 
-    def pdm_save(self) -> Any:
+    def pdm_save(self) -> ShortState:  # type: ignore[override]
         return ShortState(self.enable, self.done, self.queue)
 
-    pdm_save.__annotations__["return"] = ShortState
-
-    def pdm_load(self, state: Any) -> None:
+    def pdm_load(self, state: ShortState) -> None:  # type: ignore[override]
         self.enable, self.done, self.queue = state.enable, state.done, state.queue
+
+
+@faulty("twin", "after loading")
+class SaysThatDataIsACache(ForgetsInSave):
+    transient = frozenset({"data"})
+
+
+@faulty("memory", "a reset does not bring back")
+class CountsItsRuns(Gadget):
+    """In an attribute that is neither saved nor reset."""
+
+    runs = 0
+
+    def finished(self) -> None:
+        super().finished()
+        self.runs += 1
+
+
+@correct
+class CountsItsRunsForPeople(CountsItsRuns):
+    transient = frozenset({"runs"})
 
 
 @frozen
@@ -353,8 +383,9 @@ class TrustsOldStates(Gadget):
 
 @faulty("bad-state", "after a refused state")
 class RefusesTooLate(Gadget):
+    transient = frozenset({"stuck"})
+
     def pdm_load(self, state: GadgetState) -> None:
-        self.history = getattr(self, "history", 0) + 1
         super().pdm_load(state)
         if state.data > 0x7F:
             self.stuck = True
@@ -381,6 +412,7 @@ class AgedState(State, version=1):
 class AgesWhileSuspended(Gadget):
     """How long ago DATA was written, by the wrong clock."""
 
+    transient = frozenset({"since"})
     clock = Clock.REAL
 
     def clear(self) -> None:

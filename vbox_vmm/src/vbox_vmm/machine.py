@@ -294,7 +294,8 @@ def set_display(tree: Node, screen: Spec, catalogue: Catalogue | None = None) ->
 
 
 def insert_filter(tree: Node, text: str, catalogue: Catalogue | None = None) -> None:
-    """`serial#0/lun0=DRIVER[,key=value...]`: one more driver at the top of a chain.
+    """`serial#0/lun0=DRIVER[,key=value...]`: one more driver in a chain, above the first that serves the
+    same layer; at the top where none does, or without a catalogue.
 
     Raises PdmError: VERR_INVALID_PARAMETER, those of `instance`, `Catalogue.driver` and `parse`."""
     lun, equals, rest = text.partition("=")
@@ -304,13 +305,17 @@ def insert_filter(tree: Node, text: str, catalogue: Catalogue | None = None) -> 
         )
     device, number, index = parse_lun(lun)
     node = instance(tree, f"{device}#{number}")
-    top = _chain([parse_spec(rest)], lun, catalogue)
-    assert top is not None
-    old = node.find(f"LUN#{index}")
+    spec = parse_spec(rest)
+    inserted = _chain([spec], lun, catalogue)
+    assert inserted is not None
+    above, name = node, f"LUN#{index}"
+    if catalogue is not None:
+        above, name = _above_layer(node, name, catalogue.driver(spec.name)[0].serves, catalogue)
+    old = above.find(name)
     if old is not None:
         old.remove()
-        top.insert_subtree("AttachedDriver", old)
-    node.insert_subtree(f"LUN#{index}", top)
+        inserted.insert_subtree("AttachedDriver", old)
+    above.insert_subtree(name, inserted)
 
 
 def typed(config_class: type[Any], config: Mapping[str, Plain], where: str) -> dict[str, Plain]:
@@ -349,6 +354,18 @@ def _chain(chain: Sequence[Spec], where: str, catalogue: Catalogue | None) -> No
             node.insert_subtree("AttachedDriver", below)
         below = node
     return below
+
+
+def _above_layer(node: Node, name: str, layer: object, catalogue: Catalogue) -> tuple[Node, str]:
+    """(node, name of the child) of the first driver of a chain that serves `layer`; else those of its top."""
+    top = node, name
+    driver = node.find(name)
+    while driver is not None:
+        if catalogue.driver(driver.query_string("Driver"))[0].serves is layer:
+            return node, name
+        node, name = driver, "AttachedDriver"
+        driver = node.find(name)
+    return top
 
 
 def _instances(tree: Node, device: str) -> dict[str, Node]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbox_pdm import ConfigError, PdmError
+from vbox_pdm.catalogue import Catalogue
 from vbox_vmm import cfgm_xml, machine, machine_boot
 from vbox_vmm.machine import Spec
 
@@ -124,6 +125,23 @@ def test_filter_goes_to_the_top_of_the_chain() -> None:
     assert lun.query_string("AttachedDriver/Driver") == "first"
     assert lun.query_string("AttachedDriver/AttachedDriver/Driver") == "stdio"
     assert lun.query_string("AttachedDriver/AttachedDriver/Config/escape") == "none"
+
+
+def test_filter_goes_where_its_layer_is() -> None:
+    catalogue = Catalogue()
+    tree = machine.default_machine()
+    chain = [Spec("ata-disk"), Spec("raw-image", {"path": "x.img"})]
+    machine.set_lun(tree, "piix3ide#0/lun0", chain, catalogue)
+
+    machine.insert_filter(tree, "piix3ide#0/lun0=overlay", catalogue)
+    machine.insert_filter(tree, "piix3ide#0/lun0=ata-disk,model_number=another", catalogue)
+
+    lun = tree.child("Devices/piix3ide/0/LUN#0")
+    assert lun.query_string("Driver") == "ata-disk"
+    assert lun.query_string("Config/model_number") == "another"
+    assert lun.query_string("AttachedDriver/Driver") == "ata-disk"
+    assert lun.query_string("AttachedDriver/AttachedDriver/Driver") == "overlay"
+    assert lun.query_string("AttachedDriver/AttachedDriver/AttachedDriver/Config/path") == "x.img"
 
 
 def test_filter_on_an_empty_lun_is_its_driver() -> None:

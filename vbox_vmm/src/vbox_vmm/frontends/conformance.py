@@ -21,6 +21,7 @@ from vbox_pdm.testing.conformance.setup import PROFILES
 @click.option("--report", type=click.Path(path_type=Path), metavar="DIR", help=OPTIONS["report"])
 @click.option("--config", multiple=True, metavar="KEY=VALUE", help=OPTIONS["config"])
 @click.option("--corpus", type=click.Path(path_type=Path), metavar="DIR", help=OPTIONS["corpus"])
+@click.option("--jobs", type=int, default=1, metavar="N", help=OPTIONS["jobs"])
 def conformance(
     names: tuple[str, ...],
     file: Path | None,
@@ -30,6 +31,7 @@ def conformance(
     report: Path | None,
     config: tuple[str, ...],
     corpus: Path | None,
+    jobs: int,
 ) -> int:
     """Check whether the device or driver types NAME keep the contract; `all` for all that are installed.
 
@@ -38,4 +40,4 @@ def conformance(
         raise PdmError(
             "VERR_MODULE_NOT_FOUND", "The conformance kit needs hypothesis", 'pip install "vbox-pdm[testing]"'
         )
-    return run(Request(names, file, profile, budget, seed, report, config, corpus))
+    return run(Request(names, file, profile, budget, seed, report, config, corpus, jobs))

@@ -57,12 +57,7 @@ _RUN: Mapping[tuple[str, str], Sequence[str]] = {
     ("filter", "CharStream"): ("--serial", "stdio", "--filter", "serial#0/lun0={}"),
     ("filter", "Keyboard"): ("--filter", "pckbd#0/lun0={}"),
     ("filter", "Mouse"): ("--filter", "pckbd#0/lun1={}"),
-    ("filter", "Media"): (
-        "--set", f"{_DISK}/Driver=ata-disk",
-        "--set", f"{_DISK}/AttachedDriver/Driver={{}}",
-        "--set", f"{_DISK}/AttachedDriver/AttachedDriver/Driver=raw-image",
-        "--set", f"{_DISK}/AttachedDriver/AttachedDriver/Config/path=pc.img",
-    ),
+    ("filter", "Media"): ("--filter", "piix3ide#0/lun0={}"),
     ("filter", "Drive"): ("--filter", "piix3ide#0/lun0={}"),
     ("filter", "Display"): ("--filter", "vga#0/lun0={}"),
 }  # fmt: skip

@@ -126,7 +126,7 @@ MACHINE_OPTIONS = (
            help="Leave a device of the machine out.  Repeatable."),
     option(_MACHINE, "--filter", "filters", multiple=True, type=_Text("FILTER", _filter),
            metavar="DEVICE#N/lunN=DRIVER[,key=value...]",
-           help="Put a driver at the top of a LUN's chain.  Repeatable."),
+           help="Put a driver into a LUN's chain, at the top of those that serve its layer.  Repeatable."),
     option(_MACHINE, "--set", "settings", multiple=True, type=_Text("SETTING", _setting),
            metavar="PATH/KEY=VALUE",
            help="Write into the configuration tree, such as "

@@ -9,6 +9,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attrs import field, frozen
@@ -28,6 +29,7 @@ OPTIONS = {
     "seed": "what is tried first; the same seed, the same steps",
     "report": "write NAME.json and NAME.html into this folder",
     "config": "a configuration key of all instances, as key=value; may be repeated",
+    "jobs": "how many types are checked at the same time",
     "corpus": "a folder that keeps what was interesting, to begin with it next time",
 }
 """Name and help of each option."""
@@ -45,6 +47,7 @@ class Request:
     report: Path | None = None
     config: Sequence[str] = field(factory=list)
     corpus: Path | None = None
+    jobs: int = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, metavar="DIR", help=OPTIONS["report"])
     parser.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help=OPTIONS["config"])
     parser.add_argument("--corpus", type=Path, metavar="DIR", help=OPTIONS["corpus"])
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=OPTIONS["jobs"])
     parser.add_argument("--in-process", action="store_true", help="not in a process of its own")
     options = vars(parser.parse_args(arguments))
     in_process = options.pop("in_process")
@@ -76,13 +80,16 @@ def run(request: Request, *, in_process: bool = False) -> int:
     request."""
     profile = profile_of(request.profile, request.budget)
     parse_config(request.config)
+    if request.jobs < 1:
+        raise PdmError("VERR_OUT_OF_RANGE", f"{request.jobs} jobs at a time check nothing", "Give 1 or more")
     catalogue = Catalogue()
-    status = PASSED
-    for name in _names(catalogue, request.names, request.file):
-        own = None if in_process else _child(name, profile, request)
-        if not (_here(catalogue, name, profile, request) if own is None else own):
-            status = FAILED
-    return status
+    names = _names(catalogue, request.names, request.file)
+    if in_process:
+        passed = [_here(catalogue, name, profile, request) for name in names]
+    else:
+        with ThreadPoolExecutor(request.jobs) as pool:
+            passed = list(pool.map(lambda name: _child(name, profile, request), names))
+    return PASSED if all(passed) else FAILED
 
 
 def profile_of(name: str, budget: float | None) -> Profile:
@@ -168,12 +175,13 @@ def _child(name: str, profile: Profile, request: Request) -> bool:
         command += ["--config", item]
     patience = profile.seconds + profile.shrink + 6 * ACCESS_WALL
     try:
-        status = subprocess.run(command, timeout=patience, check=False).returncode
+        done = subprocess.run(command, timeout=patience, check=False, stdout=subprocess.PIPE)
     except subprocess.TimeoutExpired:
         text = f"it did not come to an end within {patience:g} s, and was killed"
     else:
-        if status in (PASSED, FAILED):
-            return status == PASSED
-        text = f"its process ended with status {status}"
+        print(done.stdout.decode(errors="replace"), end="", flush=True)
+        if done.returncode in (PASSED, FAILED):
+            return done.returncode == PASSED
+        text = f"its process ended with status {done.returncode}"
     report = Report(name, "type", "", profile.name, request.seed, failures=[Failure("no-hang", text)])
     return _tell(report, request)

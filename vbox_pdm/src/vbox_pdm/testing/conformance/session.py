@@ -91,7 +91,8 @@ class Pause:
         after = rig.shot(virtual_only=True)
         if rig.comparable and (before.timers, before.lines) != (after.timers, after.lines):
             raise Violation("suspended", f"{self.ns} ns while suspended changed a timer or an interrupt line")
-        if rig.comparable and not rig.has_real_timers and any(seen[at] for at in (1, 2, 3, 4, 5, 8)):
+        heard = any(seen[at] for at in (1, 2, 3, 4, 5, 8))
+        if rig.comparable and not rig.has_real_timers and heard:
             raise Violation(
                 "suspended", f"{self.ns} ns while suspended were heard outside: {seen[1:9]!r:.200}"
             )

@@ -6,9 +6,13 @@ Reading BELL gives the byte back and lowers the line.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import frozen
 
 from vbox_pdm import Device, DeviceType, Ports, Reg8, RegisterMap, State, Width, hookimpl, key
+
+contract = "1.0"  # for `vbox run --plugin` with this file; a wheel says it in its requirements
 
 
 class Registers(RegisterMap):
@@ -26,6 +30,7 @@ class Config:
 class DoorbellState(State, version=1):
     value: int
     count: int
+    ringing: bool  # the line is high
 
 
 class Doorbell(Device[Config]):
@@ -37,26 +42,31 @@ class Doorbell(Device[Config]):
 
     def pdm_reset(self) -> None:
         self.value = self.count = 0
+        self.ring(False)
+
+    def ring(self, ringing: bool) -> None:
+        self.ringing = ringing
+        self.irq.set(ringing)
 
     def read(self, offset: int, size: int) -> int:
         if offset == 1:
             return self.count
-        self.irq.set(False)
+        self.ring(False)
         return self.value
 
     def write(self, offset: int, size: int, value: int) -> None:
         if offset == 0:
             self.value = value
             self.count = (self.count + 1) & 0xFF
-            self.irq.set(True)
+            self.ring(True)
 
     def pdm_save(self) -> DoorbellState:
-        return DoorbellState(self.value, self.count)
+        return DoorbellState(self.value, self.count, self.ringing)
 
     def pdm_load(self, state: DoorbellState) -> None:
-        self.value, self.count = state.value, state.count
+        self.value, self.count, self.ringing = state.value, state.count, state.ringing
 
 
 @hookimpl
-def vbox_register_devices(register):
+def vbox_register_devices(register: Callable[[DeviceType], None]) -> None:
     register(DeviceType("doorbell", Doorbell, Config, summary="a doorbell"))

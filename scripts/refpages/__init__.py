@@ -1,0 +1,1 @@
+"""The pages of docs/plugins/reference, made from the code; `reference.py` writes them."""

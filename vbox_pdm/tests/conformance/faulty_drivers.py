@@ -1,0 +1,315 @@
+"""Drivers: filters of a character stream and of a medium, a disk in memory, a drive; and their faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+from faulty import correct, faulty
+
+from vbox_pdm import (
+    CharStream,
+    CharStreamAbove,
+    CharStreamBelow,
+    Direction,
+    Drive,
+    DriveRequest,
+    DriveReset,
+    Driver,
+    Media,
+    MediaAbove,
+    MediaBelow,
+    MediaInfo,
+    MediaOp,
+    MediaRequest,
+    Phase,
+    State,
+    TaskFile,
+)
+from vbox_pdm.ata import Command
+from vbox_pdm.drive import ATA_SIGNATURE
+
+# --- a filter of characters
+
+
+@correct
+class Pipe(Driver[None]):
+    """Passes on whatever comes."""
+
+    layers = CharStream, CharStream
+    above: CharStreamAbove
+    below: CharStreamBelow
+
+    def char_send(self, data: bytes) -> int:
+        return self.below.char_send(data)
+
+    def char_ready(self) -> None:
+        self.below.char_ready()
+
+    def char_parameters(self, baud: int, data_bits: int, parity: str, stop_bits: float) -> None:
+        self.below.char_parameters(baud, data_bits, parity, stop_bits)
+
+    def char_lines(self, dtr: bool, rts: bool) -> None:
+        self.below.char_lines(dtr, rts)
+
+    def char_break(self, level: bool) -> None:
+        self.below.char_break(level)
+
+    def char_room(self) -> int:
+        return self.above.char_room()
+
+    def char_received(self, data: bytes) -> None:
+        self.above.char_received(data)
+
+    def char_sendable(self) -> None:
+        self.above.char_sendable()
+
+    def char_status(self, cts: bool, dsr: bool, ri: bool, dcd: bool) -> None:
+        self.above.char_status(cts, dsr, ri, dcd)
+
+    def char_break_received(self) -> None:
+        self.above.char_break_received()
+
+
+@faulty("transparent")
+class DropsZeros(Pipe):
+    def char_received(self, data: bytes) -> None:
+        self.above.char_received(data.replace(b"\0", b""))
+
+
+@faulty("transparent")
+class SaysItTwice(Pipe):
+    def char_send(self, data: bytes) -> int:
+        taken = self.below.char_send(data)
+        self.below.char_send(data[:taken])
+        return taken
+
+
+# --- a filter of requests
+
+
+@correct
+class Tap(Driver[None]):
+    """Counts requests that pass, and completes each as it was completed below."""
+
+    layers = Media, Media
+    above: MediaAbove
+    below: MediaBelow
+
+    def media_info(self) -> MediaInfo | None:
+        return self.below.media_info()
+
+    def media_submit(self, request: MediaRequest) -> None:
+        def done(inner: MediaRequest) -> None:
+            self.finish(request, inner)
+
+        self.below.media_submit(self.passed(request, done))
+
+    def passed(self, request: MediaRequest, done: Any) -> MediaRequest:
+        return MediaRequest(request.op, done, request.offset, request.views, request.length)
+
+    def finish(self, request: MediaRequest, inner: MediaRequest) -> None:
+        request.complete(inner.error, inner.text)
+
+    def media_lock(self, locked: bool) -> None:
+        self.below.media_lock(locked)
+
+    def media_eject(self) -> None:
+        self.below.media_eject()
+
+    def media_changed(self) -> None:
+        self.above.media_changed()
+
+
+@faulty("requests", "completed 2 times")
+class CompletesTwice(Tap):
+    def finish(self, request: MediaRequest, inner: MediaRequest) -> None:
+        super().finish(request, inner)
+        if request.op is MediaOp.FLUSH:
+            super().finish(request, inner)
+
+
+@faulty("requests", "not completed at the end")
+class NeverCompletes(Tap):
+    def finish(self, request: MediaRequest, inner: MediaRequest) -> None:
+        if request.op is not MediaOp.DISCARD:
+            super().finish(request, inner)
+
+
+@faulty("requests", "no status name")
+class SpeaksOfErrors(Tap):
+    def finish(self, request: MediaRequest, inner: MediaRequest) -> None:
+        request.complete(inner.error and "it failed", inner.text)
+
+
+@faulty("errors", "ended with an error")
+class HidesErrors(Tap):
+    def finish(self, request: MediaRequest, inner: MediaRequest) -> None:
+        request.complete()
+
+
+@faulty("content", "reads other bytes")
+class MixesUpSectors(Tap):
+    """Some writes go one sector too far."""
+
+    def passed(self, request: MediaRequest, done: Any) -> MediaRequest:
+        inner = super().passed(request, done)
+        if request.op is MediaOp.WRITE and request.offset & 512:
+            inner.offset += 512
+        return inner
+
+
+# --- a disk in memory
+
+SIZE = 256 << 10
+
+
+@frozen
+class DiskState(State, version=1):
+    across_reset = frozenset({"data"})
+    data: bytes
+
+
+@correct
+class MemoryDisk(Driver[None]):
+    """A medium that begins with zeros."""
+
+    layers = Media, None
+
+    def pdm_construct(self) -> None:
+        self.data = bytearray(SIZE)
+
+    def media_info(self) -> MediaInfo:
+        return MediaInfo(SIZE, identity="memory")
+
+    def media_submit(self, request: MediaRequest) -> None:
+        length = request.length or sum(len(view) for view in request.views)
+        if request.offset + length > SIZE:
+            request.complete("VERR_OUT_OF_RANGE")
+            return
+        at = request.offset
+        for view in request.views:
+            if request.op is MediaOp.READ:
+                view[:] = self.data[at : at + len(view)]
+            else:
+                self.store(at, view)
+            at += len(view)
+        if request.op is MediaOp.DISCARD:
+            self.data[at : at + length] = bytes(length)
+        request.complete()
+
+    def store(self, at: int, data: memoryview) -> None:
+        self.data[at : at + len(data)] = data
+
+    def pdm_save(self) -> DiskState:
+        return DiskState(bytes(self.data))
+
+    def pdm_load(self, state: DiskState) -> None:
+        self.data[:] = state.data
+
+
+@faulty("content", "reads other bytes")
+class LosesWrites(MemoryDisk):
+    def store(self, at: int, data: memoryview) -> None:
+        if at & 512:
+            super().store(at, data)
+
+
+# --- a drive
+
+READS = Command.READ_SECTORS, Command.READ_MULTIPLE, Command.READ_DMA
+WRITES = Command.WRITE_SECTORS, Command.WRITE_MULTIPLE, Command.WRITE_DMA
+WAYS = dict.fromkeys(map(int, READS), Direction.IN) | dict.fromkeys(map(int, WRITES), Direction.OUT)
+
+
+@correct
+class MemoryDrive(Driver[None]):
+    """Reads and writes of 28 bits on a disk in memory; all else is aborted."""
+
+    layers = Drive, None
+
+    def pdm_construct(self) -> None:
+        self.data = bytearray(SIZE)
+
+    def drive_signature(self) -> int:
+        return ATA_SIGNATURE
+
+    def drive_phase(self, task: TaskFile, packet: bytes) -> Phase:
+        way = WAYS.get(task.command)
+        if packet or way is None or self.place(task) is None:
+            return Phase()
+        return Phase(way, (task.count & 0xFF or 256) * 512)
+
+    def place(self, task: TaskFile) -> int | None:
+        at = (task.lba & 0xFFFFFF | (task.device & 0xF) << 24) * 512
+        return at if at + (task.count & 0xFF or 256) * 512 <= SIZE else None
+
+    def drive_submit(self, request: DriveRequest) -> None:
+        phase = self.drive_phase(request.task, request.packet)
+        at = self.place(request.task)
+        request.device, request.lba = request.task.device, request.task.lba
+        if phase.direction is Direction.NONE or at is None:
+            self.end(request, 0x51, 0x04)
+            return
+        at += request.position
+        request.moved = 0
+        for view in request.views:
+            if phase.direction is Direction.IN:
+                view[:] = self.data[at : at + len(view)]
+            else:
+                self.data[at : at + len(view)] = view
+            at += len(view)
+            request.moved += len(view)
+        request.more = request.position + request.moved < phase.length
+        self.end(request, 0x50, 0)
+
+    def end(self, request: DriveRequest, status: int, error: int) -> None:
+        request.status, request.error = status, error
+        request.done(request)
+
+    def drive_reset(self, kind: DriveReset) -> None:
+        pass
+
+    def pdm_save(self) -> DiskState:
+        return DiskState(bytes(self.data))
+
+    def pdm_load(self, state: DiskState) -> None:
+        self.data[:] = state.data
+
+
+@faulty("requests", "moved")
+class MovesMoreThanThereIs(MemoryDrive):
+    def end(self, request: DriveRequest, status: int, error: int) -> None:
+        if request.moved and not request.more:
+            request.moved += 512
+        super().end(request, status, error)
+
+
+@faulty("requests", "BSY or DRQ is set")
+class EndsBusy(MemoryDrive):
+    def end(self, request: DriveRequest, status: int, error: int) -> None:
+        super().end(request, status | 0x80 if error else status, error)
+
+
+@faulty("requests", "without ERR")
+class ErrsWithoutSayingSo(MemoryDrive):
+    def end(self, request: DriveRequest, status: int, error: int) -> None:
+        super().end(request, status & ~1, error)
+
+
+@faulty("requests", "has more to do after")
+class NeverComesToAnEnd(MemoryDrive):
+    def end(self, request: DriveRequest, status: int, error: int) -> None:
+        request.more = request.moved > 0
+        super().end(request, status, error)
+
+
+@faulty("requests", "answers differently")
+class ChangesItsMind(MemoryDrive):
+    transient = frozenset({"asked"})
+    asked = 0
+
+    def drive_phase(self, task: TaskFile, packet: bytes) -> Phase:
+        phase = super().drive_phase(task, packet)
+        self.asked += 1
+        return Phase(phase.direction, phase.length + self.asked) if phase.length else phase
