@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import enum
+import functools
 import inspect
 import typing
 from typing import Any
@@ -83,15 +84,20 @@ class Instance:
 
     def state_class(self) -> builtins.type[State] | None:
         """The State class that `pdm_save` is annotated with; None when it saves nothing."""
-        method = getattr(type(self.object), "pdm_save", None)
-        if method is None:
-            return None
-        hint = typing.get_type_hints(method).get("return")
-        for part in (*typing.get_args(hint), hint):
-            if inspect.isclass(part) and issubclass(part, State):
-                return part
-        raise RegistrationError(
-            "VERR_PDM_INVALID_DEVICE_REGISTRATION",
-            f"{type(self.object).__name__}.pdm_save does not say which State it returns",
-            "Annotate it: def pdm_save(self) -> MyState",
-        )
+        return _state_class(type(self.object))  # type: ignore[arg-type]  # mypy: a class is hashable
+
+
+@functools.cache
+def _state_class(owner: builtins.type[Any]) -> builtins.type[State] | None:
+    method = getattr(owner, "pdm_save", None)
+    if method is None:
+        return None
+    hint = typing.get_type_hints(method).get("return")
+    for part in (*typing.get_args(hint), hint):
+        if inspect.isclass(part) and issubclass(part, State):
+            return part
+    raise RegistrationError(
+        "VERR_PDM_INVALID_DEVICE_REGISTRATION",
+        f"{owner.__name__}.pdm_save does not say which State it returns",
+        "Annotate it: def pdm_save(self) -> MyState",
+    )

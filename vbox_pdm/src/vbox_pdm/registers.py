@@ -31,7 +31,7 @@ class Register:
     declaration, does not say.  `bits` are those that may ever differ from `reset`, by a guest's write or
     by the device itself; None: not said.  `effect` is what an access does besides: a register that can
     be read and has none may be read at any time without changing anything.  A text that begins with
-    "write" is about writes alone.
+    "write" is about writes alone.  `values` names those that mean something as a whole: commands.
     """
 
     offset: int
@@ -44,6 +44,7 @@ class Register:
     count: int = 1
     stride: int = 0
     bits: int | None = None
+    values: Mapping[int, str] = field(factory=dict)
     name: str = ""
 
     def __attrs_post_init__(self) -> None:
@@ -65,7 +66,10 @@ class Register:
         return ((1 << (high - low + 1)) - 1) << low
 
     def describe(self, value: int) -> str:
-        """`DR|THRE|TEMT`: single bits by name, wider fields as name=value, unknown bits in hex."""
+        """`DR|THRE|TEMT`: single bits by name, wider fields as name=value, unknown bits in hex; or the name
+        of the value as a whole."""
+        if value in self.values:
+            return self.values[value]
         parts, known = [], 0
         for name, span in self.fields.items():
             mask = self.mask(name)

@@ -39,7 +39,7 @@ class Bench(TapViews):
     environment variable VBOX_BENCH, else "bench") or a BackendFactory; `strict` raises in the test
     what a plugin raised in a handler (the guest's view of it is the same either way); `utc` is the
     wall clock at the start in ns since 1970; `files` are the host's files by the name that a device
-    gives to `helpers.read_host_file`.
+    gives to `helpers.read_host_file`; `catalogue` is where names are looked up (None: what is installed).
 
     A `device` argument is the object that `add` returned, its title ("serial#0"), or its Instance.
     Errors of the bench are PdmErrors.
@@ -54,12 +54,13 @@ class Bench(TapViews):
         strict: bool = True,
         utc: int = UTC_START,
         files: Mapping[str, bytes] | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
         if backend is None:
             backend = os.environ.get("VBOX_BENCH") or "bench"
         factory = describe.backend_factory(backend, BenchHost) if isinstance(backend, str) else backend
         self.strict = strict
-        self.catalogue = Catalogue(describe.plugin_entry_points())
+        self.catalogue = catalogue or Catalogue(describe.plugin_entry_points())
         self._names = describe.Names(self.catalogue)
         self._dmac = FakeDmac(lambda: self.backend)
         self._taps = Taps(lambda: self.now, self._dmac, {} if files is None else files)

@@ -21,6 +21,7 @@ from vbox_pdm.testing.conformance.session import (
     Replug,
     Reset,
     Session,
+    WideRead,
 )
 from vbox_pdm.testing.conformance.steps import Access, Enable, Life, Step
 from vbox_pdm.testing.conformance.violations import Hang, Violation
@@ -63,13 +64,7 @@ def machine_for(
         def act(self, steps: list[Step]) -> None:
             """Most of what happens."""
             for step in steps:
-                target = None
-                if isinstance(step, Access) and step.value is None:
-                    target = quiet.get((step.region, step.offset, step.size))
-                if target is not None and isinstance(step, Access):
-                    self.play(QuietRead(step, target))
-                else:
-                    self.play(Do(step))
+                self.play(_move(step, quiet))
 
         @rule(steps=st.lists(acts, min_size=1, max_size=4))
         def act_more(self, steps: list[Step]) -> None:
@@ -99,6 +94,17 @@ def machine_for(
 
     Machine.__name__ = Machine.__qualname__ = f"Conformance of {subject.name}"
     return Machine
+
+
+def _move(step: Step, quiet: Mapping[tuple[int, int, int], Target]) -> Move:
+    """A step, with more looks at it where it is a read that has no effect."""
+    if not isinstance(step, Access) or step.value is not None:
+        return Do(step)
+    target = quiet.get((step.region, step.offset, step.size))
+    if target is not None:
+        return QuietRead(step, target)
+    bytes_of_it = ((step.region, step.offset + at, 1) for at in range(step.size))
+    return WideRead(step) if all(place in quiet for place in bytes_of_it) else Do(step)
 
 
 def _acts(rig: Rig) -> st.SearchStrategy[Step]:

@@ -47,6 +47,8 @@ def values(register: Register | None, size: int, places: list[int]) -> st.Search
             joined |= register.mask(name)
         special.add(joined & top)
     options: list[st.SearchStrategy[int]] = [st.sampled_from(sorted(special)), st.integers(0, top)]
+    if register is not None and register.values:
+        options += [st.sampled_from(sorted(register.values))] * 3
     if register is not None and len(register.fields) > 1:
         masks = [register.mask(name) & top for name in register.fields]
         options.append(st.lists(st.sampled_from(masks), max_size=4).map(lambda some: _union(some)))
@@ -102,10 +104,11 @@ def _anywhere(number: int, watched: Watched, places: list[int]) -> Steps:
 def _strings(number: int, watched: Watched) -> Steps:
     offsets = st.integers(0, min(watched.region.size, 16) - 1)
     sizes = st.sampled_from([1, 2, 4])
-    ins = st.builds(lambda o, s, n: StringAccess(number, o, s, n), offsets, sizes, st.integers(1, 300))
+    counts = st.one_of(st.integers(1, 8), st.integers(1, 8), st.sampled_from([128, 256, 300]))
+    ins = st.builds(lambda o, s, n: StringAccess(number, o, s, n), offsets, sizes, counts)
     outs = st.builds(
         lambda o, s, n, fill: StringAccess(number, o, s, data=bytes([fill]) * (s * n)),
-        offsets, sizes, st.integers(1, 300), st.integers(0, 255),
+        offsets, sizes, counts, st.integers(0, 255),
     )  # fmt: skip
     return st.one_of(ins, outs)
 

@@ -47,6 +47,8 @@ class Coverage:
     offsets: int = 0
     registers: dict[str, tuple[bool | None, bool | None]] = field(factory=dict)
     values: dict[str, int] = field(factory=dict)
+    commands: dict[str, bool] = field(factory=dict)
+    """Of each named value of a register, as `COMMAND: READ DMA`: whether it was written."""
 
 
 @define
@@ -125,7 +127,10 @@ def coverage(regions: list[Watched], notes: Notes) -> list[Coverage]:
                 sides.append(hit if letter in register.access else None)
             one.registers[register.name] = (sides[0], sides[1])
             if "w" in register.access:
-                one.values[register.name] = len(notes.written.get((watched.label, first), ()))
+                written = notes.written.get((watched.label, first), set())
+                one.values[register.name] = len(written)
+                for value, name in register.values.items():
+                    one.commands[f"{register.name}: {name}"] = value in written
         found.append(one)
     return found
 
@@ -141,6 +146,8 @@ def _line(one: Coverage) -> str:
     if one.registers:
         text += f", {len(one.registers)} registers"
         text += f", never {', never '.join(missed)}" if missed else ", each read and written"
+    if one.commands:
+        text += f", {sum(one.commands.values())} of {len(one.commands)} commands"
     return text
 
 
@@ -152,7 +159,12 @@ def _table(one: Coverage) -> str:
     head = f"<h2>{html.escape(one.region)}</h2><p>{one.offsets} of {one.size} offsets reached</p>"
     if not rows:
         return head
-    return f"{head}<table><tr><th>register<th>read<th>written<th>different values{rows}</table>"
+    table = f"{head}<table><tr><th>register<th>read<th>written<th>different values{rows}</table>"
+    left = [name for name, written in one.commands.items() if not written]
+    if one.commands:
+        table += f"<p>{len(one.commands) - len(left)} of {len(one.commands)} commands were given"
+        table += f"; not {html.escape(', '.join(left))}" if left else ""
+    return table
 
 
 def _mark(side: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.device import Device, DeviceType
 from vbox_pdm.driver import DriverType
 from vbox_pdm.instance import Instance
@@ -45,6 +46,7 @@ class Subject:
     setup: Setup
     distribution: str = ""
     file: Path | None = None
+    catalogue: Catalogue = field(factory=Catalogue)
     notes: Notes = field(factory=Notes)
     luns: dict[int, Layer[Any, Any]] = field(factory=dict)
     """The layers of its LUNs; below a driver: 0."""
@@ -138,7 +140,13 @@ class Rig:
         self._kept: tuple[State, bytes] | None = None
         utc = UTC + twin_of.host.clock(Clock.REAL) if twin_of is not None and later else UTC
         self.bench = Bench(
-            subject.setup.ram, 7, self._make_host, strict=False, utc=utc, files=_Files(subject.setup.files)
+            subject.setup.ram,
+            7,
+            self._make_host,
+            strict=False,
+            utc=utc,
+            files=_Files(subject.setup.files),
+            catalogue=subject.catalogue,
         )
         self.host: WatchedHost = self.bench.backend  # type: ignore[assignment]
         self.host.fail_at = fail_at
@@ -405,7 +413,7 @@ class Rig:
         """A value, with the fields of the register when there is one."""
         table = self.regions[region].region.registers
         for register in table.at(offset, True) if table is not None else ():
-            if register.size == size and register.fields:
+            if register.size == size and (register.fields or value in register.values):
                 return f"{value:#x} ({register.describe(value)})"
         return f"{value:#x}"
 

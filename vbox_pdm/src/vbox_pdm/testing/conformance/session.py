@@ -60,6 +60,26 @@ class QuietRead:
 
 
 @frozen
+class WideRead:
+    """A read over several registers of a byte, none of which has an effect: it is those bytes."""
+
+    step: Access
+
+    def play(self, session: Session) -> None:
+        step, rig = self.step, session.rig
+        wide = session.carry_out(step)[0]
+        narrow = 0
+        for at in range(step.size):
+            byte = session.carry_out(Access(step.region, step.offset + at, 1))[0]
+            narrow |= (byte or 0) << (8 * at)
+        if wide is not None and wide != narrow:
+            name = rig.name_of(step.region, step.offset, step.size, write=False)
+            raise Violation(
+                "widths", f"a read of {step.size} at {name} is {wide:#x}, its bytes are {narrow:#x}"
+            )
+
+
+@frozen
 class Reset:
     """Hard reset, and a look whether all is as in a new device."""
 
@@ -139,7 +159,7 @@ class Replug:
         session.carry_out(Plug(self.lun, attach=not session.rig.plugged(self.lun)))
 
 
-Move = Do | QuietRead | Reset | Pause | Fork | Damage | Replug
+Move = Do | QuietRead | WideRead | Reset | Pause | Fork | Damage | Replug
 
 
 class Session:

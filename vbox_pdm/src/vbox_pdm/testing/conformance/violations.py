@@ -16,6 +16,7 @@ PROPERTIES = {
     "reset-values": "After power on and after reset a register reads what its map declares",
     "bits": "Bits outside a register's `bits` read as in its `reset`",
     "quiet-read": "Reading a register without a declared effect changes nothing",
+    "widths": "A wide read of registers without effects is what its bytes are",
     "reset-state": "A reset makes all state but `across_reset` what it is in a new device",
     "reset-twice": "A second reset changes nothing",
     "lines-low": "After reset and power off no interrupt line is held",
