@@ -47,9 +47,9 @@ class Board:
             )
         self._roles[role] = (instance, player)
 
-    def players(self) -> list[Instance]:
-        """The devices that play a role."""
-        return [instance for instance, _ in self._roles.values()]
+    def players(self) -> list[tuple[str, Instance]]:
+        """Roles and the devices that play them."""
+        return [(role, instance) for role, (instance, _) in self._roles.items()]
 
     def withdraw(self, instance: Instance) -> None:
         """A device is gone, and its roles with it."""

@@ -172,6 +172,10 @@ class TapViews:
         """The exit code of a power off that was asked for; None when none was."""
         return self._taps.exit_code
 
+    def forget_exit_code(self) -> None:
+        """Nobody has asked for a power off."""
+        self._taps.exit_code = None
+
     @property
     def a20(self) -> bool:
         """Whether address bit 20 passes."""

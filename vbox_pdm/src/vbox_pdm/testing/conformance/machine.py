@@ -23,7 +23,7 @@ from vbox_pdm.testing.conformance.session import (
     Session,
     WideRead,
 )
-from vbox_pdm.testing.conformance.steps import Access, Enable, Life, Step
+from vbox_pdm.testing.conformance.steps import Access, Enable, Life, Prepare, Step
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
 
@@ -47,8 +47,8 @@ def machine_for(
             self.failed = False
             self.session: Session | None = None
 
-        @initialize(repeat=st.booleans(), enable=st.booleans())
-        def begin(self, repeat: bool, enable: bool) -> None:
+        @initialize(repeat=st.booleans(), enable=st.booleans(), prepare=st.booleans())
+        def begin(self, repeat: bool, enable: bool, prepare: bool) -> None:
             """Firmware was here, or not."""
             if self.late:
                 return
@@ -59,6 +59,8 @@ def machine_for(
                 raise
             for number in range(functions if enable else 0):
                 self.play(Do(Enable(number)))
+            if subject.setup.prepare and prepare:
+                self.play(Do(Prepare()))
 
         @rule(steps=st.lists(acts, min_size=1, max_size=12))
         def act(self, steps: list[Step]) -> None:
@@ -115,7 +117,7 @@ def _acts(rig: Rig) -> st.SearchStrategy[Step]:
         (1, plans.configuration(rig)),
         (3, plans.talk(rig)),
         (3, plans.actions(rig)),
-        (2, plans.wires() if rig.subject.plays_roles else None),
+        (2, plans.wires(rig.subject.roles)),
         (1, plans.memory(rig) if rig.functions or rig.regions else None),
     ):
         if strategy is not None:

@@ -17,16 +17,18 @@ from typing import Any
 import attrs
 
 from vbox_pdm import ata
+from vbox_pdm.display import Display, Picture, TextScreen
 from vbox_pdm.drive import ATA_SIGNATURE, ATAPI_SIGNATURE, Direction, Drive, DriveRequest, Phase, TaskFile
-from vbox_pdm.layers import CharStream, End, Layer
+from vbox_pdm.layers import CharStream, End, Keyboard, Layer, Mouse
 from vbox_pdm.media import Media, MediaOp, MediaRequest
+from vbox_pdm.testing.conformance.violations import Violation
 from vbox_pdm.testing.fake_drive import ABORTED, Answer, FakeDrive
 from vbox_pdm.testing.fake_media import FakeMedia
 from vbox_pdm.testing.fakes import Fake, FakeStream, fake, fake_above
 
 MEDIUM = 256 << 10
 """Bytes of the medium that the kit puts into a drive."""
-_LINKS = ("above", "below", "around", "trace", "told", "layer")
+_LINKS = ("above", "below", "around", "trace", "told", "layer", "mood", "moods")
 
 
 def medium(length: int = MEDIUM, seed: int = 1) -> bytes:
@@ -161,11 +163,39 @@ def below(layer: Layer[Any, Any], trace: list[Any]) -> Any:
 
 
 def above(layer: Layer[Any, Any], trace: list[Any]) -> Any:
-    """A neighbour to stand above a driver: it has room, takes what comes and keeps nothing."""
-    made = fake_above(layer)
-    if layer is CharStream:
-        made.answers["char_room"] = 64
-    return recorded(made, layer.above, trace)
+    """A neighbour to stand above a driver.  Where its layer knows of room it has moods, too."""
+    made = recorded(fake_above(layer), layer.above, trace)
+    if layer.name in _ABOVE:
+        made.moods = tuple(_ABOVE[layer.name])
+        made.mood = functools.partial(_upper_mood, made)
+        made.answers.update(_ABOVE[layer.name][made.moods[0]])
+    return made
+
+
+_TEXT = TextScreen(4, 2, b"k\x07i\x07t\x07!\x07" * 2, (1, 1), bytes(range(48)), False)
+_ABOVE: dict[str, dict[str, dict[str, Any]]] = {
+    CharStream.name: {
+        "has room": {"char_room": 64},
+        "has no room": {"char_room": 0},
+        "has little room": {"char_room": 1},
+    },
+    Keyboard.name: {"takes keys": {"key_event": True}, "takes no keys": {"key_event": False}},
+    Mouse.name: {"takes events": {"mouse_event": True}, "takes no events": {"mouse_event": False}},
+    Display.name: {
+        "shows text": {"display_text": _TEXT, "display_picture": Picture(2, 1, b"\0\x80\xff\xff\x80\0")},
+        "shows a picture": {"display_text": None, "display_picture": Picture(1, 2, b"\x10\x20\x30" * 2)},
+        "shows nothing": {"display_text": None, "display_picture": None},
+    },
+}
+_READY = {CharStream.name: "char_ready", Keyboard.name: "key_ready", Mouse.name: "mouse_ready"}
+
+
+def _upper_mood(neighbour: Any, name: str) -> None:
+    """Change it; who has room again says so."""
+    layer = neighbour.layer.name
+    neighbour.answers.update(_ABOVE[layer][name])
+    if layer in _READY and "no " not in name:
+        neighbour.traffic(lambda: getattr(neighbour.below, _READY[layer])())
 
 
 def recorded(neighbour: Any, protocol: type[Any], trace: list[Any]) -> Any:
@@ -188,6 +218,7 @@ def _recording(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(own)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values())
+        _check_room(self, name, given)
         self.trace.append((name, *(summary(arg) for arg in given)))
         answer = own(self, *args, **kwargs)
         if self.told is not None:
@@ -197,6 +228,13 @@ def _recording(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
     for mark in [key for key in vars(method) if key.startswith("vbox_")]:
         delattr(method, mark)
     return method
+
+
+def _check_room(neighbour: Any, method: str, args: tuple[Any, ...]) -> None:
+    """Nobody above a driver is given more than there is room for."""
+    room = getattr(neighbour, "answers", {}).get("char_room")
+    if method == "char_received" and isinstance(room, int) and len(args[0]) > room:
+        raise Violation("layer", f"{len(args[0])} characters came where there is room for {room}")
 
 
 def summary(value: Any) -> Any:

@@ -85,6 +85,7 @@ def key_values(subject: Subject) -> None:
             try:
                 Rig(subject, {info.name: value}).abandon()
             except ConfigError:
+                _refused_cleanly(subject, f"{info.name}={value!r}")
                 continue
             raise Violation("config-range", f"{info.name}={value!r} is out of range and accepted")
 
@@ -101,10 +102,7 @@ def _try_value(subject: Subject, name: str, value: object, *, must: bool) -> Non
             raise Violation("config-range", f"{what} is in range and raises {cause or error!r}") from error
         if must and not isinstance(error, ConfigError) and not isinstance(cause, ConfigError):
             raise Violation("config-range", f"{what} is in range and is refused: {error}") from error
-        for failure in subject.last_bench.failures if subject.last_bench is not None else ():
-            raise Violation(
-                "construct-fails", f"when {what} is refused, {failure.where} raises {failure.error!r}"
-            ) from failure.error
+        _refused_cleanly(subject, what)
         return
     try:
         rig.perform(Advance(20_000_000))
@@ -112,6 +110,13 @@ def _try_value(subject: Subject, name: str, value: object, *, must: bool) -> Non
     except BaseException:
         rig.abandon()
         raise
+
+
+def _refused_cleanly(subject: Subject, what: str) -> None:
+    for failure in subject.last_bench.failures if subject.last_bench is not None else ():
+        raise Violation(
+            "construct-fails", f"when {what} is refused, {failure.where} raises {failure.error!r}"
+        ) from failure.error
 
 
 def inside(info: KeyInfo) -> Iterator[Any]:

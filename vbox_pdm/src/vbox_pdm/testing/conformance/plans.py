@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from vbox_pdm.regions import Ports
 from vbox_pdm.registers import Register
 from vbox_pdm.testing.conformance import neighbours
 from vbox_pdm.testing.conformance.registers_check import targets
 from vbox_pdm.testing.conformance.rig import Rig
 from vbox_pdm.testing.conformance.steps import (
+    ABOVE,
     Access,
     Acknowledge,
     Action,
     Advance,
     Calm,
+    Cmos,
     Configure,
     Down,
     Enable,
     Line,
     Memory,
     Mood,
+    Prepare,
+    Request,
     Step,
     StringAccess,
     Up,
@@ -46,7 +51,11 @@ def values(register: Register | None, size: int, places: list[int]) -> st.Search
         for name in register.fields:
             joined |= register.mask(name)
         special.add(joined & top)
-    options: list[st.SearchStrategy[int]] = [st.sampled_from(sorted(special)), st.integers(0, top)]
+    options: list[st.SearchStrategy[int]] = [
+        st.sampled_from(sorted(special)),
+        st.integers(0, top),
+        st.integers(0, 31),
+    ]
     if register is not None and register.values:
         options += [st.sampled_from(sorted(register.values))] * 3
     if register is not None and len(register.fields) > 1:
@@ -83,8 +92,9 @@ def accesses(rig: Rig) -> Steps | None:
             ]
             mine += [st.one_of(by_write)] * 3
         mine.append(_anywhere(number, watched, places))
-        if watched.ports:
-            mine.append(_strings(number, watched))
+        if isinstance(watched.region, Ports):
+            blocks = watched.region.read_string is not None or watched.region.write_string is not None
+            mine = [*(mine if blocks else mine * 3), _strings(number, watched, blocks=blocks)]
         options += mine
     return st.one_of(options) if options else None
 
@@ -101,10 +111,12 @@ def _anywhere(number: int, watched: Watched, places: list[int]) -> Steps:
     return st.builds(build, offsets, st.sampled_from(watched.sizes), content)
 
 
-def _strings(number: int, watched: Watched) -> Steps:
+def _strings(number: int, watched: Watched, *, blocks: bool) -> Steps:
     offsets = st.integers(0, min(watched.region.size, 16) - 1)
     sizes = st.sampled_from([1, 2, 4])
-    counts = st.one_of(st.integers(1, 8), st.integers(1, 8), st.sampled_from([128, 256, 300]))
+    counts = st.integers(1, 8)
+    if blocks:
+        counts = st.one_of(counts, counts, st.sampled_from([128, 256, 300]))
     ins = st.builds(lambda o, s, n: StringAccess(number, o, s, n), offsets, sizes, counts)
     outs = st.builds(
         lambda o, s, n, fill: StringAccess(number, o, s, data=bytes([fill]) * (s * n)),
@@ -167,18 +179,28 @@ def time() -> Steps:
     )
 
 
-def wires() -> Steps:
-    """Other devices' interrupt lines, and INTA: for what plays a role for others."""
-    return st.one_of(
-        st.builds(Line, st.integers(0, 15), st.booleans()),
-        st.builds(Line, st.integers(0, 3), st.booleans(), st.just(True)),
-        st.just(Acknowledge()),
-    )
+def wires(roles: frozenset[str]) -> Steps | None:
+    """What other devices do with one that plays a role for them."""
+    options: list[Steps] = []
+    if roles & {"pic", "pci router"}:
+        options.append(st.builds(Line, st.integers(0, 15), st.booleans()))
+        options.append(st.builds(Line, st.integers(0, 3), st.booleans(), st.just(True)))
+        options.append(st.just(Acknowledge()))
+    if "dmac" in roles:
+        chunks = st.sampled_from([1, 2, 3, 64, 1 << 20])
+        options.append(st.builds(Request, st.sampled_from([1, 5]), st.booleans(), chunks))
+    if "rtc" in roles:
+        index = st.integers(0, 255)
+        options.append(st.builds(Cmos, index, st.one_of(st.none(), st.integers(0, 255))))
+        options.append(st.builds(Cmos, st.integers(10, 13)))
+    return st.one_of(options) if options else None
 
 
 def actions(rig: Rig) -> Steps | None:
     """What front ends do."""
-    given = [Action(name, tuple(args)) for name, args in rig.subject.setup.actions]
+    given: list[Step] = [Action(name, tuple(args)) for name, args in rig.subject.setup.actions]
+    if rig.subject.setup.prepare:
+        given.append(Prepare())
     return st.sampled_from(given) if given else None
 
 
@@ -194,6 +216,8 @@ def talk(rig: Rig) -> Steps | None:
             options.append(st.builds(Mood, st.just(number), st.sampled_from(names)))
             options.append(st.just(Calm()))
     if rig.upper is not None:
+        if neighbours.moods(rig.upper):
+            options.append(st.builds(Mood, st.just(ABOVE), st.sampled_from(neighbours.moods(rig.upper))))
         down = calls(rig.subject.type.serves.below)  # type: ignore[union-attr]
         if down is not None:
             options += [st.builds(Down, down)] * 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.device import Device, DeviceType
 from vbox_pdm.driver import DriverType
+from vbox_pdm.errors import PdmError
 from vbox_pdm.instance import Instance
 from vbox_pdm.layers import Layer
 from vbox_pdm.pci import PciFunction, PciIdentity
@@ -50,8 +51,8 @@ class Subject:
     notes: Notes = field(factory=Notes)
     luns: dict[int, Layer[Any, Any]] = field(factory=dict)
     """The layers of its LUNs; below a driver: 0."""
-    plays_roles: bool = True
-    """Whether it plays a role for other devices, so that there must be one (`Stand`)."""
+    roles: frozenset[str] = frozenset()
+    """What it plays for other devices, so that there must be one (`Stand`)."""
     last_bench: Bench | None = None
     """That of the rig that was made last, or that could not be made."""
     levels: dict[Any, tuple[Any, tuple[str, ...]]] = field(factory=dict)
@@ -79,9 +80,29 @@ class _Files(dict[str, bytes]):
 
 
 class Stand(Device[None]):
-    """The rest of the machine: somebody else who drives interrupt lines."""
+    """The rest of the machine: somebody else who drives interrupt lines, and takes DMA channels.
+
+    A transfer moves `chunk` bytes at a time, or to the end of the block."""
+
+    chunk = 1
+
+    def take_channels(self) -> None:
+        """An 8-bit and a 16-bit one, of the controller that is checked."""
+        self.channels = {number: self.helpers.dma_channel(number, self._mover(number)) for number in (1, 5)}
+
+    def _mover(self, number: int) -> Callable[[int, int], int]:
+        def move(position: int, length: int) -> int:
+            channel, end = self.channels[number], min(length, position + self.chunk)
+            if channel.mode() & 0x0C == 0x04:
+                channel.write_memory(position, bytes([number]) * (end - position))
+            else:
+                channel.read_memory(position, end - position)
+            return end
+
+        return move
 
     def pdm_construct(self) -> None:
+        self.channels: dict[int, Any] = {}
         self.lines = [self.helpers.isa_irq(line) for line in range(16)]
         identity = [PciIdentity(0x1234, 0x5678, class_code=0xFF0000, pin=pin) for pin in range(1, 5)]
         self.pins = [self.helpers.pci(one, device=30, function=number) for number, one in enumerate(identity)]
@@ -135,7 +156,6 @@ class Rig:
         self._failures = 0
         self._marks: tuple[int, ...] = ()
         self._nmis = 0
-        self._exit_code: int | None = None
         self._bases: dict[int, int] = {}
         self._kept: tuple[State, bytes] | None = None
         utc = UTC + twin_of.host.clock(Clock.REAL) if twin_of is not None and later else UTC
@@ -170,7 +190,7 @@ class Rig:
 
     def _build(self, model: Rig | None) -> None:
         subject, bench = self.subject, self.bench
-        self.stand: Stand | None = bench.add(STAND) if subject.plays_roles else None
+        self.stand: Stand | None = None
         for companion in subject.setup.companions:
             name, values = (companion, {}) if isinstance(companion, str) else companion
             bench.add(name, config=values)
@@ -188,6 +208,10 @@ class Rig:
             luns = {f"lun{number}": fake for number, fake in attached.items()}
             made = bench.add(kind, config=dict(self.config), **luns)
         self.instance: Instance = bench.instance(made)
+        if subject.roles:
+            self.stand = bench.add(STAND)
+            if "dmac" in subject.roles:
+                self.stand.take_channels()
 
     def _all_regions(self) -> list[Watched]:
         """Also those that no BAR decodes yet: in every rig each has the same number."""
@@ -224,8 +248,11 @@ class Rig:
         text = step.text(self)
         self.log.append((text, step.code(self)))
         self._mark()
-        with self.watch.step(text):
-            result = step.do(self)
+        try:
+            with self.watch.step(text):
+                result = step.do(self)
+        except PdmError as error:
+            raise Violation("no-raise", f"{text} failed: {error}") from error
         self.check(text)
         return self._seen(result)
 
@@ -288,7 +315,9 @@ class Rig:
     def check_ledger(self) -> None:
         """Give a filter room and time, then see whether anything is missing."""
         if self.ledger is not None and self.plugged(0):
-            neighbours.set_mood(self.neighbours[0], neighbours.moods(self.neighbours[0])[0])
+            for side in (self.neighbours[0], self.upper):
+                if neighbours.moods(side):
+                    neighbours.set_mood(side, neighbours.moods(side)[0])
             self.bench.run_until_idle()
             self.ledger.check(settled=True)
 
@@ -324,13 +353,12 @@ class Rig:
     def _mark(self) -> None:
         self._marks = tuple(len(view) for view in self._views())
         self._nmis = self.bench.nmis
-        self._exit_code = self.bench.exit_code
+        self.bench.forget_exit_code()
 
     def _seen(self, result: Any) -> tuple[Any, ...]:
         new = tuple(tuple(view[at:]) for view, at in zip(self._views(), self._marks, strict=True))
-        code = self.bench.exit_code
-        left = None if code == self._exit_code else code
-        return (result, *new, self.bench.nmis - self._nmis, left, self.bench.a20)
+        bench = self.bench
+        return (result, *new, bench.nmis - self._nmis, bench.exit_code, bench.a20)
 
     @property
     def has_real_timers(self) -> bool:
@@ -352,7 +380,16 @@ class Rig:
         host = self.host
         modes = tuple(sorted((page, mode.value) for page, mode in host.memory.modes.items() if mode.value))
         machine = (host.bus.a20, host.board.interrupt, host.board.nmi_masked, modes)
-        return Shot(state_of(self.instance), tuple(timers), lines, pci, machine)
+        return Shot(self._state(), tuple(timers), lines, pci, machine)
+
+    def _state(self) -> State | None:
+        try:
+            state = state_of(self.instance)
+            if state is not None:
+                encode(state)
+        except Exception as error:
+            raise Violation("no-raise", f"saving failed: {error}") from error
+        return state
 
     def remembers(self) -> dict[str, Any]:
         """All attributes of the instance, as plain data."""
@@ -361,7 +398,7 @@ class Rig:
     def keep_state(self) -> None:
         """Remember a state object, to see at the next time whether it is still what it was."""
         self.check_alias()
-        state = state_of(self.instance)
+        state = self._state()
         if state is not None:
             self._kept = state, encode(state)
 
@@ -467,12 +504,11 @@ def probe(subject: Subject) -> Rig:
     kind = subject.type
     if isinstance(kind, DriverType):
         subject.luns = {} if kind.wants is None else {0: kind.wants}
-        subject.plays_roles = False
         return Rig(subject)
     subject.luns = {}
     rig = Rig(subject)
     luns = rig.host.node(rig.instance).luns
     subject.luns = {number: lun.link.layer for number, lun in sorted(luns.items())}
-    subject.plays_roles = rig.host.plays_roles(rig.instance)
+    subject.roles = rig.host.roles(rig.instance)
     rig.close()
     return Rig(subject)

@@ -161,7 +161,7 @@ def _configs(subject: Subject) -> list[Mapping[str, object]]:
     """The default, then each key at the ends of its range, alone."""
     found: list[Mapping[str, object]] = [{}]
     for info in keys(subject.type.config):
-        values = [*once.inside(info), *subject.setup.keys.get(info.name, ())]
+        values = list(subject.setup.keys.get(info.name, ())) or list(once.inside(info))
         others: list[Mapping[str, object]] = [{info.name: value} for value in values if value != info.default]
         found += [{}, *others[:3]]
     return found

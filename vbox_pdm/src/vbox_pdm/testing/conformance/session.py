@@ -85,8 +85,10 @@ class Reset:
 
     def play(self, session: Session) -> None:
         rig = session.rig
+        before = rig.shot()
         session.carry_out(Life("reset"))
         session.drop_twin()
+        twins.check_across(before, rig.shot())
         session.note(Life("reset"))
         rig.restart_ledger()
         twins.check_reset(rig)
@@ -200,7 +202,10 @@ class Session:
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
-            action()
+            try:
+                action()
+            except PdmError as error:
+                raise Violation("no-raise", str(error)) from error
         except (Violation, Hang) as error:
             self.abandon()
             error.log = list(self.rig.log)

@@ -13,11 +13,14 @@ class Setup:
     """What the kit cannot guess of a type; `vbox_conformance_setup` in its plugin returns it.
 
     `config` are the keys of the instances that are checked.  `keys` are values to try for keys whose
-    schema says no range (a path, a name).  `files` is what `helpers.read_host_file` finds by name;
-    other names find 64 KiB of 0xF4.  `neighbours` makes what hangs below a LUN (below a driver: 0)
-    instead of the kit's own.  `companions` are devices that must be there first, as a name or (name,
-    configuration).  `firmware` is what firmware writes to the configuration space of the first PCI
-    function besides BARs and COMMAND, as (offset, size, value).
+    schema says no range (a path, a name); of a key that is named here, long runs use these alone.
+    `files` is what `helpers.read_host_file` finds by name; other names find 64 KiB of 0xF4.
+    `neighbours` makes what hangs below a LUN (below a driver: 0) instead of the kit's own.
+    `companions` are devices that must be there first, as a name or (name, configuration).  `firmware`
+    is what firmware writes to the configuration space of the first PCI function besides BARs and
+    COMMAND, as (offset, size, value).  `prepare` are calls of the bench with their arguments: what a
+    guest's driver does before anything interesting is possible, such as
+    ("port_write", 0x3C4, 2, 0x0F02).
 
     `actions` are methods that front ends call on the object, with arguments to try; a PdmError is a
     good answer.  `invariants` are properties of the author's own, by a name that says what they mean:
@@ -32,6 +35,7 @@ class Setup:
     neighbours: Mapping[int, Callable[[], Any]] = field(factory=dict)
     companions: Sequence[str | tuple[str, Mapping[str, object]]] = ()
     firmware: Sequence[tuple[int, int, int]] = ()
+    prepare: Sequence[tuple[Any, ...]] = ()
     actions: Sequence[tuple[str, tuple[Any, ...]]] = ()
     invariants: Mapping[str, Callable[[Any, Any], str | None]] = field(factory=dict)
     live: bool = False

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from vbox_pdm.testing.conformance.rig import Rig
 
 
+ABOVE = -1
+"""Stands for a LUN where the neighbour above a driver is meant."""
+
+
 class Step(Protocol):
     """What all steps have."""
 
@@ -275,13 +279,17 @@ class Mood:
 
     def do(self, rig: Rig) -> Any:
         rig.forget_content()
-        return neighbours.set_mood(rig.neighbours[self.lun], self.name)
+        return neighbours.set_mood(self._who(rig), self.name)
+
+    def _who(self, rig: Rig) -> Any:
+        return rig.upper if self.lun == ABOVE else rig.neighbours[self.lun]
 
     def text(self, rig: Rig) -> str:
-        return f"the neighbour below {self.lun} {self.name}"
+        where = "above" if self.lun == ABOVE else f"below {self.lun}"
+        return f"the neighbour {where} {self.name}"
 
     def code(self, rig: Rig) -> str:
-        return f"set_mood(lun{self.lun}, {self.name!r})"
+        return f"set_mood({'above' if self.lun == ABOVE else f'lun{self.lun}'}, {self.name!r})"
 
 
 @frozen
@@ -406,6 +414,66 @@ class Line:
 
     def code(self, rig: Rig) -> str:
         return f"stand.drive({self.line}, {self.level}, slot={self.slot}); bench.advance(0)"
+
+
+@frozen
+class Request:
+    """Another device drives DREQ of its channel, to move `chunk` bytes at a time."""
+
+    channel: int
+    level: bool
+    chunk: int
+
+    def do(self, rig: Rig) -> Any:
+        assert rig.stand is not None
+        rig.stand.chunk = self.chunk
+        rig.stand.channels[self.channel].request(self.level)
+        return rig.bench.advance(0)
+
+    def text(self, rig: Rig) -> str:
+        return f"DREQ {self.channel} goes {'high' if self.level else 'low'}, {self.chunk} bytes at a time"
+
+    def code(self, rig: Rig) -> str:
+        return f"stand.chunk = {self.chunk}; stand.channels[{self.channel}].request({self.level}); bench.advance(0)"
+
+
+@frozen
+class Cmos:
+    """Another device reads a byte of CMOS, or sets it."""
+
+    index: int
+    value: int | None = None
+
+    def do(self, rig: Rig) -> Any:
+        assert rig.stand is not None
+        if self.value is None:
+            return rig.stand.helpers.cmos_read(self.index)
+        return rig.stand.helpers.cmos_write(self.index, self.value)
+
+    def text(self, rig: Rig) -> str:
+        value = "" if self.value is None else f": {self.value:#x}"
+        return f"another device {'reads' if self.value is None else 'sets'} CMOS {self.index:#x}{value}"
+
+    def code(self, rig: Rig) -> str:
+        if self.value is None:
+            return f"stand.helpers.cmos_read({self.index:#x})"
+        return f"stand.helpers.cmos_write({self.index:#x}, {self.value:#x})"
+
+
+@frozen
+class Prepare:
+    """What a guest's driver does before anything interesting is possible (`Setup.prepare`)."""
+
+    def do(self, rig: Rig) -> Any:
+        for name, *args in rig.subject.setup.prepare:
+            getattr(rig.bench, name)(*args)
+
+    def text(self, rig: Rig) -> str:
+        return "the guest's driver begins"
+
+    def code(self, rig: Rig) -> str:
+        calls = rig.subject.setup.prepare
+        return "\n".join(f"bench.{name}({', '.join(map(repr, args))})" for name, *args in calls)
 
 
 @frozen

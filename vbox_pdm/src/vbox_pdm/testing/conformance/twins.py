@@ -10,7 +10,7 @@ import attrs
 from vbox_pdm.errors import StateError
 from vbox_pdm.state import State
 from vbox_pdm.testing.conformance import internals
-from vbox_pdm.testing.conformance.rig import Rig
+from vbox_pdm.testing.conformance.rig import Rig, Shot
 from vbox_pdm.testing.conformance.steps import Step
 from vbox_pdm.testing.conformance.violations import Violation
 from vbox_pdm.timers import Clock
@@ -182,6 +182,29 @@ def check_reset(rig: Rig) -> None:
     except BaseException:
         fresh.abandon()
         raise
+
+
+def check_across(before: Shot, after: Shot) -> None:
+    """What survives a reset is what it was."""
+    for name in across(before.state):
+        one, other = _field(before.state, name), _field(after.state, name)
+        if one != other:
+            raise Violation(
+                "reset-state", f"{name} survives a reset, and became {other!r:.80} from {one!r:.80}"
+            )
+
+
+def _field(state: Any, name: str) -> Any:
+    """A field by its dotted name; of each of several nested states."""
+    values = [state]
+    for part in name.split("."):
+        values = [
+            getattr(one, part)
+            for value in values
+            for one in (value if isinstance(value, tuple) else (value,))
+            if hasattr(one, part)
+        ]
+    return values
 
 
 def across(state: State | None) -> set[str]:

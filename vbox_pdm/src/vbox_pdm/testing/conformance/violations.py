@@ -34,6 +34,7 @@ PROPERTIES = {
     "requests": "Each request is completed exactly once, and what it says fits what was asked",
     "errors": "What fails below is not reported above as done",
     "content": "What was written is read back",
+    "layer": "A neighbour gets no more than it has room for",
     "transparent": "A filter passes on all that it does not declare to change",
     "own": "A property that the author gave (`Setup.invariants`)",
     "deterministic": "The same seed and steps give the same results",

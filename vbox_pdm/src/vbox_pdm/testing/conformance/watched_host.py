@@ -143,9 +143,9 @@ class WatchedHost(BenchHost):
             if self.mine(instance) and functions and not any(f.bus_master for f in functions):
                 self.notes.forbidden.append(what)
 
-    def plays_roles(self, instance: Instance) -> bool:
-        """Whether it plays a role (interrupt controller, router ...) for other devices."""
-        return any(player is instance for player in self.board.players())
+    def roles(self, instance: Instance) -> frozenset[str]:
+        """What it plays (interrupt controller, router ...) for other devices."""
+        return frozenset(role for role, player in self.board.players() if player is instance)
 
     def held(self) -> int:
         """How many handles are not released."""
