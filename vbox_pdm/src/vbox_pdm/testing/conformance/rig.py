@@ -12,6 +12,7 @@ from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.device import Device, DeviceType
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import PdmError
+from vbox_pdm.helpers import DmaChannel
 from vbox_pdm.instance import Instance
 from vbox_pdm.layers import Layer
 from vbox_pdm.pci import PciFunction, PciIdentity
@@ -84,11 +85,17 @@ class Stand(Device[None]):
 
     A transfer moves `chunk` bytes at a time, or to the end of the block."""
 
-    chunk = 1
+    def pdm_construct(self) -> None:
+        self.chunk = 1
+        self.channels: dict[int, DmaChannel] = {}
+        self.lines = [self.helpers.isa_irq(line) for line in range(16)]
+        identity = [PciIdentity(0x1234, 0x5678, class_code=0xFF0000, pin=pin) for pin in range(1, 5)]
+        self.pins = [self.helpers.pci(one, device=30, function=number) for number, one in enumerate(identity)]
 
     def take_channels(self) -> None:
         """An 8-bit and a 16-bit one, of the controller that is checked."""
-        self.channels = {number: self.helpers.dma_channel(number, self._mover(number)) for number in (1, 5)}
+        for number in (1, 5):
+            self.channels[number] = self.helpers.dma_channel(number, self._mover(number))
 
     def _mover(self, number: int) -> Callable[[int, int], int]:
         def move(position: int, length: int) -> int:
@@ -100,12 +107,6 @@ class Stand(Device[None]):
             return end
 
         return move
-
-    def pdm_construct(self) -> None:
-        self.channels: dict[int, Any] = {}
-        self.lines = [self.helpers.isa_irq(line) for line in range(16)]
-        identity = [PciIdentity(0x1234, 0x5678, class_code=0xFF0000, pin=pin) for pin in range(1, 5)]
-        self.pins = [self.helpers.pci(one, device=30, function=number) for number, one in enumerate(identity)]
 
     def drive(self, line: int, level: bool, *, slot: bool) -> None:
         """ISA line 0..15, or pin 0..3 of its slot."""

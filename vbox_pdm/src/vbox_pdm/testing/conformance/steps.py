@@ -434,7 +434,8 @@ class Request:
         return f"DREQ {self.channel} goes {'high' if self.level else 'low'}, {self.chunk} bytes at a time"
 
     def code(self, rig: Rig) -> str:
-        return f"stand.chunk = {self.chunk}; stand.channels[{self.channel}].request({self.level}); bench.advance(0)"
+        request = f"stand.channels[{self.channel}].request({self.level})"
+        return f"stand.chunk = {self.chunk}; {request}; bench.advance(0)"
 
 
 @frozen
