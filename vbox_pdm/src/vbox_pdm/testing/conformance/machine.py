@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -27,6 +27,14 @@ from vbox_pdm.testing.conformance.steps import Access, Enable, Life, Prepare, St
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
 
+class Found(BaseException):
+    """Ends the search: a property does not hold.  No Exception, so that hypothesis lets it pass."""
+
+    def __init__(self, error: Violation | Hang) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def machine_for(
     subject: Subject, config: Mapping[str, object], deadline: float
 ) -> type[RuleBasedStateMachine]:
@@ -47,16 +55,22 @@ def machine_for(
             self.failed = False
             self.session: Session | None = None
 
-        @initialize(repeat=st.booleans(), enable=st.booleans(), prepare=st.booleans())
-        def begin(self, repeat: bool, enable: bool, prepare: bool) -> None:
-            """Firmware was here, or not."""
+        @initialize(
+            repeat=st.booleans(), enable=st.booleans(), prepare=st.booleans(), way=st.integers(0, 1 << 20)
+        )
+        def begin(self, repeat: bool, enable: bool, prepare: bool, way: int) -> None:
+            """Where an earlier session reached something new; or new, and firmware was here, or not."""
             if self.late:
                 return
             try:
                 self.session = Session(subject, config, repeat=repeat)
-            except (Violation, Hang):
-                self.failed = True
-                raise
+            except (Violation, Hang) as error:
+                raise Found(error) from error
+            beginning = subject.guide.beginning(way)
+            for move in beginning:
+                self.play(move)
+            if beginning:
+                return
             for number in range(functions if enable else 0):
                 self.play(Do(Enable(number)))
             if subject.setup.prepare and prepare:
@@ -85,14 +99,22 @@ def machine_for(
 
         def play(self, move: Move) -> None:
             """Unless it is too late."""
-            if self.session is not None and not self.failed:
-                self.failed = True
-                self.session.play(move)
-                self.failed = False
+            if self.session is not None:
+                self.guarded(lambda session: session.play(move))
+                subject.guide.keep(self.session.moves)
 
         def teardown(self) -> None:
             if self.session is not None and not self.failed:
-                self.session.end()
+                self.guarded(lambda session: session.end())
+
+        def guarded(self, action: Callable[[Session], None]) -> None:
+            """hypothesis need not know what went wrong: it would only try it again."""
+            assert self.session is not None
+            try:
+                action(self.session)
+            except (Violation, Hang) as error:
+                self.failed = True
+                raise Found(error) from error
 
     Machine.__name__ = Machine.__qualname__ = f"Conformance of {subject.name}"
     return Machine

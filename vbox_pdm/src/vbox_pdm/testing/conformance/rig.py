@@ -21,6 +21,7 @@ from vbox_pdm.state import State, encode
 from vbox_pdm.testing.bench import Bench
 from vbox_pdm.testing.conformance import neighbours
 from vbox_pdm.testing.conformance.conservation import FOLLOWED, Ledger
+from vbox_pdm.testing.conformance.guide import Guide
 from vbox_pdm.testing.conformance.internals import internals
 from vbox_pdm.testing.conformance.oracles import DriveOracle, MediaOracle
 from vbox_pdm.testing.conformance.setup import ACCESS_WALL, Setup
@@ -50,6 +51,7 @@ class Subject:
     file: Path | None = None
     catalogue: Catalogue = field(factory=Catalogue)
     notes: Notes = field(factory=Notes)
+    guide: Guide = field(factory=lambda: Guide(""))
     luns: dict[int, Layer[Any, Any]] = field(factory=dict)
     """The layers of its LUNs; below a driver: 0."""
     roles: frozenset[str] = frozenset()
@@ -250,7 +252,7 @@ class Rig:
         self.log.append((text, step.code(self)))
         self._mark()
         try:
-            with self.watch.step(text):
+            with self.watch.step(text), self.subject.guide.watching():
                 result = step.do(self)
         except PdmError as error:
             raise Violation("no-raise", f"{text} failed: {error}") from error
@@ -412,6 +414,7 @@ class Rig:
     def check_lines(self) -> None:
         """Violation when this state was seen with other levels of the interrupt lines."""
         shot = self.shot()
+        self.subject.guide.saw(shot.state)
         if shot.state is None or not shot.lines:
             return
         known = self.subject.levels

@@ -22,8 +22,9 @@ from vbox_pdm.device import DeviceType
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import PdmError
 from vbox_pdm.testing.conformance import once
+from vbox_pdm.testing.conformance.guide import Guide
 from vbox_pdm.testing.conformance.hosttime import forbidden
-from vbox_pdm.testing.conformance.machine import machine_for
+from vbox_pdm.testing.conformance.machine import Found, machine_for
 from vbox_pdm.testing.conformance.report import Failure, Report, coverage
 from vbox_pdm.testing.conformance.rig import Rig, Subject
 from vbox_pdm.testing.conformance.setup import Profile, Setup
@@ -58,7 +59,8 @@ def check(
             report.failures.append(Failure("constructs", text, traceback=_trace(error)))
             return report
         file = Path(plugin.distribution) if getattr(plugin, "from_file", False) else None
-        subject = Subject(kind, setup, distribution, file)
+        package = (kind.driver if isinstance(kind, DriverType) else kind.device).__module__.partition(".")[0]
+        subject = Subject(kind, setup, distribution, file, guide=Guide(package))
         with forbidden(kind.device) if isinstance(kind, DeviceType) else nullcontext():
             _single_checks(subject, report)
             if report.passed:
@@ -108,11 +110,8 @@ def _rounds(subject: Subject, profile: Profile, report: Report, deadline: float,
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 run_state_machine_as_test(counted, settings=_settings(profile, database))
-        except (Violation, Hang) as error:
-            report.failures.append(_failure(subject, shrink(subject, error, profile.shrink)))
-            break
-        except hypothesis.errors.Flaky as error:
-            report.failures.append(_failure(subject, _flaky(error)))
+        except Found as found:
+            report.failures.append(_failure(subject, shrink(subject, found.error, profile.shrink)))
             break
         number += 1
     report.coverage = coverage(_regions(subject), subject.notes)
@@ -200,16 +199,6 @@ def _failure(subject: Subject, error: BaseException, where: str = "") -> Failure
     if isinstance(error, PdmError):
         return Failure("constructs", where + str(error), steps, code, _trace(error.__cause__))
     return Failure("no-raise", f"{where}{error!r}", steps, code, _trace(error))
-
-
-def _flaky(error: BaseException) -> Violation | Hang:
-    """hypothesis saw a failure that did not come back: something in the device depends on what is
-    no input of it."""
-    for inner in getattr(error, "exceptions", ()):
-        if isinstance(inner, (Violation, Hang)):
-            inner.text += " (not every time: the same steps passed as well)"
-            return inner
-    return Violation("deterministic", f"the same steps fail and pass: {error}")
 
 
 def _trace(error: BaseException | None) -> str:
