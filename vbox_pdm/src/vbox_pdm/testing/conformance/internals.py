@@ -83,9 +83,10 @@ def _attributes(thing: Any) -> list[tuple[str, Any]]:
 def _value(value: Any, name: str, package: str, found: dict[str, Any], seen: set[int], depth: int) -> None:
     if isinstance(value, _PLAIN):
         found[name] = value
-    elif isinstance(value, (bytearray, memoryview)):
-        data = bytes(value) if len(value) <= 256 else zlib.crc32(value)
-        found[name] = data
+    elif isinstance(value, bytearray):
+        found[name] = bytes(value) if len(value) <= 256 else zlib.crc32(value)
+    elif isinstance(value, memoryview):
+        return  # of something else, or of scratch
     elif depth >= _DEEPEST or id(value) in seen or isinstance(value, _CALLABLE):
         return
     elif isinstance(value, (list, tuple, deque)):

@@ -53,7 +53,7 @@ class Stream(FakeStream):
 class Disk(FakeMedia):
     """A medium that works, holds its requests back, fails them, is full, or is not there."""
 
-    moods = ("works", "holds", "fails", "is full", "is gone", "is another")
+    moods = ("works", "holds", "fails", "cannot be read", "is full", "is read only", "is gone", "is another")
 
     def __init__(self) -> None:
         super().__init__(medium())
@@ -70,9 +70,14 @@ class Disk(FakeMedia):
         self.calm()
         self.mend()
         self.hold = name == "holds"
+        if self.read_only != (name == "is read only"):
+            self.read_only = not self.read_only
+            self.change(medium(seed=3 + self.read_only), identity=f"{self.identity}*")
         if name == "fails":
             for op in MediaOp:
                 self.fail(op, "VERR_READ_ERROR" if op is MediaOp.READ else "VERR_WRITE_ERROR")
+        elif name == "cannot be read":
+            self.fail(MediaOp.READ, "VERR_READ_ERROR")
         elif name == "is full":
             self.fail(MediaOp.WRITE, "VERR_DISK_FULL")
         elif name == "is gone" and self.data is not None:

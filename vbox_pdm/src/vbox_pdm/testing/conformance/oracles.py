@@ -42,7 +42,7 @@ class MediaOracle:
         if identity != self.identity:
             self.identity = identity
             self.known.clear()
-        length = sum(ask.lengths)
+        length = 0 if ask.op is MediaOp.FLUSH else sum(ask.lengths)
         data = bytearray(noise(ask.seed, length) if ask.op is MediaOp.WRITE else b"\xa5" * length)
         views, at = [], 0
         if ask.op in (MediaOp.READ, MediaOp.WRITE):
@@ -78,14 +78,17 @@ class MediaOracle:
         error = request.error
         if error is not None and not (isinstance(error, str) and error.startswith("VERR_")):
             raise Violation("requests", f"{ask} ended with {error!r}, which is no status name")
-        if error is not None or info is None or ask.op not in (MediaOp.READ, MediaOp.WRITE):
+        if error is not None or info is None or ask.op is MediaOp.FLUSH:
             return
         whole = -(-info.size // info.sector_size) * info.sector_size
         if ask.offset + len(data) > whole:
             raise Violation("requests", f"{ask} succeeded behind the end of a medium of {info.size} bytes")
-        if ask.op is MediaOp.WRITE and info.read_only:
+        if ask.op is not MediaOp.READ and info.read_only:
             raise Violation("requests", f"{ask} succeeded on a read-only medium")
-        for at in range(0, len(data), 512):
+        if ask.op is MediaOp.DISCARD:
+            return
+        first = -(-ask.offset // 512) * 512 - ask.offset  # sectors that it covers wholly
+        for at in range(first, len(data) - 511, 512):
             sector, content = (ask.offset + at) // 512, data[at : at + 512]
             if ask.op is MediaOp.READ and self.known.get(sector, content) != content:
                 raise Violation("content", f"sector {sector} reads other bytes than were there: {ask}")
@@ -118,7 +121,7 @@ class DriveOracle:
             raise Violation("requests", f"drive_phase of {task} answered {phase!r}")
         if below.drive_phase(task, ask.packet) != phase:
             raise Violation("requests", f"drive_phase of {task} answers differently when it is asked again")
-        _Command(self, below, ask, task, phase, self.refused()).step()
+        _Command(self, below, ask, task, phase, self.refused()).go()
 
     def reset(self) -> None:
         """What has `more` to do is forgotten by a reset."""
@@ -134,10 +137,24 @@ class _Command:
     phase: Phase
     refused: int
     steps: int = 0
+    due: bool = True
+    going: bool = False
     position: int = 0
     answered: bool = True
     data: bytearray = field(factory=bytearray)
     whole: bytearray = field(factory=bytearray)
+
+    def go(self) -> None:
+        """Submit steps as long as one is due; not from within `done`, which would nest them."""
+        if self.going:
+            return
+        self.going = True
+        try:
+            while self.due:
+                self.due = False
+                self.step()
+        finally:
+            self.going = False
 
     def step(self) -> None:
         """Submit the next one."""
@@ -173,7 +190,8 @@ class _Command:
                     f"{self.task} has more to do after {self.position} of {self.phase.length} bytes",
                 )
             if self.oracle.under_way is request:
-                self.step()
+                self.due = True
+                self.go()
             return
         self.oracle.under_way = None
         self.oracle.done.append((request.status, request.error, request.count, request.lba, request.device))

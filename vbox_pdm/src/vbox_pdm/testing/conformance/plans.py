@@ -116,6 +116,7 @@ def _strings(number: int, watched: Watched, *, blocks: bool) -> Steps:
     sizes = st.sampled_from([1, 2, 4])
     counts = st.integers(1, 8)
     if blocks:
+        offsets = st.one_of(st.just(0), offsets)
         counts = st.one_of(counts, counts, st.sampled_from([128, 256, 300]))
     ins = st.builds(lambda o, s, n: StringAccess(number, o, s, n), offsets, sizes, counts)
     outs = st.builds(

@@ -37,6 +37,8 @@ UTC = 1_000_000_000 * 10**9
 _FILE = b"\xf4" * 65536
 """What a file of the host has that nobody described: HLT."""
 
+_PASSED = ("media_lock", "media_eject", "media_changed")
+"""What concerns the other side of any filter on media, whatever it does with requests."""
 _KNOWN = 20_000
 """How many states are remembered."""
 
@@ -314,6 +316,10 @@ class Rig:
         if self.ledger is not None:
             self.ledger.went_in(call.method, call.args, answer)
             self.ledger.check(settled=False)
+        if call.method in _PASSED and self.subject.is_filter and self.plugged(0):
+            told = [entry[0] for entry in self.trace[self._marks[0] :]]
+            if call.method not in told:
+                raise Violation("transparent", f"{call.method}{call.args} was not passed on")
 
     def check_ledger(self) -> None:
         """Give a filter room and time, then see whether anything is missing."""

@@ -52,19 +52,23 @@ class DriveAsk:
 _BOOL = st.booleans()
 _SMALL = st.one_of(st.integers(-3, 3), st.integers(-300, 300), st.sampled_from([-32768, 32767]))
 _DATA = st.binary(max_size=40)
-_MEDIUM_AT = st.one_of(
+_SECTORS = st.one_of(
+    st.integers(0, 15).map(lambda sector: sector * 512),
     st.integers(0, MEDIUM // 512 + 2).map(lambda sector: sector * 512),
     st.sampled_from([MEDIUM - 512, MEDIUM, 1 << 40]),
 )
+_MEDIUM_AT = st.one_of(_SECTORS, _SECTORS, _SECTORS, st.integers(0, 8191))
+"""Mostly near the beginning, so that requests meet; a drive asks for whole sectors, others need not."""
+_LENGTHS = st.one_of(st.sampled_from([512, 1024, 2048, 4096]), st.sampled_from([512, 1024, 0, 1, 100, 700]))
 _MEDIA_ASK = st.builds(
     MediaAsk,
     st.sampled_from([MediaOp.READ, MediaOp.WRITE, MediaOp.WRITE, MediaOp.FLUSH, MediaOp.DISCARD]),
     _MEDIUM_AT,
-    st.lists(st.sampled_from([512, 1024, 2048, 4096]), min_size=1, max_size=3).map(tuple),
+    st.lists(_LENGTHS, min_size=1, max_size=3).map(tuple),
     st.integers(0, 255),
 )
 _READS_AND_WRITES = [c for c in ata.Command if c.name.startswith(("READ_", "WRITE_", "IDENTIFY", "SET_"))]
-_LBA = st.one_of(st.integers(0, MEDIUM // 512 + 1), st.integers(0, (1 << 48) - 1))
+_LBA = st.one_of(st.integers(0, 7), st.integers(0, MEDIUM // 512 + 1), st.integers(0, (1 << 48) - 1))
 _ATA_ASK = st.builds(
     DriveAsk,
     st.one_of(st.sampled_from(_READS_AND_WRITES), st.sampled_from(list(ata.Command))).map(int)
