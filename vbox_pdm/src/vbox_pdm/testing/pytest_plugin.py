@@ -133,9 +133,9 @@ class ConformanceItem(pytest.Item):
         folder = self.config.getoption("--pdm-report")
         if folder is not None:
             report.write(Path(folder))
-        self.add_report_section("call", "conformance", str(report))
         if not report.passed:
             raise NotConformant(str(report))
+        self.add_report_section("call", "conformance", str(report))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The report, without pytest's traceback of the kit."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,10 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", type=Path, metavar="DIR", help=OPTIONS["corpus"])
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help=OPTIONS["jobs"])
     parser.add_argument("--in-process", action="store_true", help="not in a process of its own")
+    parser.add_argument("--verdict", type=Path, help=argparse.SUPPRESS)  # for who waits for this process
     options = vars(parser.parse_args(arguments))
-    in_process = options.pop("in_process")
+    in_process, verdict = options.pop("in_process"), options.pop("verdict")
     try:
-        return run(Request(**options), in_process=in_process)
+        status = run(Request(**options), in_process=in_process)
+        if verdict is not None:
+            verdict.write_text(str(status))
+        return status
     except PdmError as error:
         print(error, file=sys.stderr)
         return USAGE
@@ -174,14 +179,17 @@ def _child(name: str, profile: Profile, request: Request) -> bool:
     for item in request.config:
         command += ["--config", item]
     patience = profile.seconds + profile.shrink + 6 * ACCESS_WALL
-    try:
-        done = subprocess.run(command, timeout=patience, check=False, stdout=subprocess.PIPE)
-    except subprocess.TimeoutExpired:
-        text = f"it did not come to an end within {patience:g} s, and was killed"
-    else:
-        print(done.stdout.decode(errors="replace"), end="", flush=True)
-        if done.returncode in (PASSED, FAILED):
-            return done.returncode == PASSED
-        text = f"its process ended with status {done.returncode}"
+    with tempfile.TemporaryDirectory(prefix="vbox-conformance-") as folder:
+        verdict = Path(folder, "verdict")  # a plugin may end its process with any status, 0 too
+        command += ["--verdict", str(verdict)]
+        try:
+            done = subprocess.run(command, timeout=patience, check=False, stdout=subprocess.PIPE)
+        except subprocess.TimeoutExpired:
+            text = f"it did not come to an end within {patience:g} s, and was killed"
+        else:
+            print(done.stdout.decode(errors="replace"), end="", flush=True)
+            if verdict.exists():
+                return verdict.read_text() == str(PASSED)
+            text = f"its process ended with status {done.returncode}"
     report = Report(name, "type", "", profile.name, request.seed, failures=[Failure("no-hang", text)])
     return _tell(report, request)

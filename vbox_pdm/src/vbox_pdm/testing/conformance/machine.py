@@ -12,6 +12,7 @@ from vbox_pdm.testing.conformance import plans
 from vbox_pdm.testing.conformance.registers_check import Target, is_quiet, targets
 from vbox_pdm.testing.conformance.rig import Rig, Subject
 from vbox_pdm.testing.conformance.session import (
+    FIELD,
     Damage,
     Do,
     Fork,
@@ -144,7 +145,7 @@ def _acts(rig: Rig) -> st.SearchStrategy[Step]:
     ):
         if strategy is not None:
             options += [strategy] * weight
-    return st.one_of(options)
+    return plans.either(options)
 
 
 def _upsets(rig: Rig) -> st.SearchStrategy[Move]:
@@ -157,10 +158,10 @@ def _upsets(rig: Rig) -> st.SearchStrategy[Move]:
     if rig.comparable:
         places = st.floats(0, 1, exclude_max=True)
         options += [st.just(Fork()), st.just(Fork()), st.just(Fork(2))]
-        options.append(st.builds(Damage, places, st.sampled_from([0, 1, 0x80, 0xFF])))
+        options.append(st.builds(Damage, places, st.sampled_from([0, 1, 0x80, 0xFF, FIELD, FIELD])))
     if rig.subject.luns and not rig.subject.is_driver:
         options.append(st.sampled_from(sorted(rig.subject.luns)).map(Replug))
-    return st.one_of(options)
+    return plans.either(options)
 
 
 def _quiet_reads(rig: Rig) -> dict[tuple[int, int, int], Target]:

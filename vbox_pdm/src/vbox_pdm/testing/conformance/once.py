@@ -17,7 +17,7 @@ from vbox_pdm.testing.conformance.registers_check import (
 from vbox_pdm.testing.conformance.rig import Rig, Subject, probe
 from vbox_pdm.testing.conformance.steps import Advance, Enable
 from vbox_pdm.testing.conformance.twins import check_reset
-from vbox_pdm.testing.conformance.violations import Violation
+from vbox_pdm.testing.conformance.violations import Hang, Violation
 
 
 def checks() -> dict[str, Callable[[Subject], None]]:
@@ -37,8 +37,13 @@ def constructs(subject: Subject) -> None:
     """With the configuration of the Setup; also finds the LUNs."""
     try:
         rig = probe(subject)
-    except PdmError as error:
-        raise Violation("constructs", f"{subject.name} cannot be made: {error}") from error
+    except (Violation, Hang):
+        raise
+    except Exception as error:
+        if isinstance(error.__cause__, Violation):  # wrapped by the host
+            raise error.__cause__ from None
+        shown = str(error) if isinstance(error, PdmError) else repr(error)
+        raise Violation("constructs", f"{subject.name} cannot be made: {shown}") from error
     try:
         rig.perform(Advance(1_000_000))
         rig.close()

@@ -265,18 +265,21 @@ class Rig:
         """Violation for whatever went wrong since the last time."""
         failures = self.bench.failures[self._failures :]
         self._failures = len(self.bench.failures)
+        notes = self.subject.notes
+        found = [("fits", text) for text in notes.misfits]
+        found += [("bus-master", text) for text in notes.forbidden]
+        notes.misfits.clear()  # all of it: the notes outlive this rig
+        notes.forbidden.clear()
+        for prop, text in found:
+            raise Violation(prop, f"{what}: {text}")
         for failure in failures:
             if isinstance(failure.error, Violation):
                 raise failure.error
+            endless = getattr(failure.error, "status", "") == "VERR_TM_TIMER_UNSTABLE_STATE"
             raise Violation(
-                "no-raise", f"{what}: {failure.where} of {failure.title} raised {failure.error!r}"
+                "no-hang" if endless else "no-raise",
+                f"{what}: {failure.where} of {failure.title} raised {failure.error!r}",
             ) from failure.error
-        notes = self.subject.notes
-        for prop, found in (("fits", notes.misfits), ("bus-master", notes.forbidden)):
-            if found:
-                text = found[0]
-                found.clear()
-                raise Violation(prop, f"{what}: {text}")
         if not self.subject.is_driver and self.watch.threads():
             raise Violation("no-threads", f"{what}: thread {self.watch.threads()[0]} was started")
 
@@ -320,6 +323,16 @@ class Rig:
             told = [entry[0] for entry in self.trace[self._marks[0] :]]
             if call.method not in told:
                 raise Violation("transparent", f"{call.method}{call.args} was not passed on")
+
+    def check_passed_on(self, op: str) -> None:
+        """A request to a medium ended well: a transparent filter asked the medium below for as much."""
+        kind = self.subject.type
+        if not isinstance(kind, DriverType) or not self.subject.is_filter or not kind.transparent:
+            return
+        asked = [entry[1][1] for entry in self.trace[self._marks[0] :] if entry[0] == "media_submit"]
+        ended = self.media.done[-1:] == [(op, None)] and not self.media.pending
+        if ended and self.plugged(0) and op not in asked:
+            raise Violation("transparent", f"a request to {op} ended well, the medium below saw none")
 
     def check_ledger(self) -> None:
         """Give a filter room and time, then see whether anything is missing."""
@@ -421,11 +434,17 @@ class Rig:
         """Violation when this state was seen with other levels of the interrupt lines."""
         shot = self.shot()
         self.subject.guide.saw(shot.state)
-        if shot.state is None or not shot.lines:
+        if shot.state is None:
+            return
+        encoded = encode(shot.state)
+        again = state_of(self.instance)
+        if again is None or encode(again) != encoded:
+            raise Violation("save-quiet", f"{self.log[-1][0]}: saving twice gives another state")
+        if not shot.lines:
             return
         known = self.subject.levels
         configs = tuple(p.config[:6] + p.config[8:] + p.msix_table for p in shot.pci)
-        key = (encode(shot.state), shot.timers, configs, str(self.config))
+        key = (encoded, shot.timers, configs, str(self.config))
         if key not in known and len(known) < _KNOWN:
             known[key] = shot.lines, tuple(text for text, _ in self.log)
         before, way = known.get(key, (shot.lines, ()))

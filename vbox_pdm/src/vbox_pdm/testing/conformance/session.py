@@ -136,16 +136,21 @@ class Fork:
         session.twin = twins.fork(session.rig, self.times)
 
 
+FIELD = -1
+
+
 @frozen
 class Damage:
-    """A state that cannot be loaded: at a fraction of its length cut off, or changed by `flip`."""
+    """A state that cannot be loaded: at a fraction of its length cut off, or changed by `flip`; with a flip
+    of FIELD one of its fields has another value."""
 
     at: float
     flip: int
 
     def play(self, session: Session) -> None:
         session.drop_twin()
-        how = f"with the byte at {self.at:.0%} changed" if self.flip else f"cut off at {self.at:.0%}"
+        where = f"the field at {self.at:.0%}" if self.flip == FIELD else f"the byte at {self.at:.0%}"
+        how = f"with {where} changed" if self.flip else f"cut off at {self.at:.0%}"
         session.rig.log.append((f"load a state {how}", ""))
         session.note(Save(load=True))
         twins.damage(session.rig, self.at, self.flip)

@@ -318,9 +318,12 @@ class Up:
         end = neighbour.above
         if end is None or not end.connected:
             return None
-        call = getattr(end, self.call.method)
-        answer = neighbour.traffic(lambda: call(*self.call.args))
-        rig.went_in(self.call, answer)
+        made = self.call
+        if made.method == "char_received" and rig.subject.is_driver:  # who may overrun is the device alone
+            made = CallOf(made.method, (made.args[0][: max(0, end.char_room())],))
+        call = getattr(end, made.method)
+        answer = neighbour.traffic(lambda: call(*made.args))
+        rig.went_in(made, answer)
         return rig.noted(self.call.method, answer)
 
     def text(self, rig: Rig) -> str:
@@ -343,6 +346,7 @@ class Down:
         method, args = self.call.method, self.call.args
         if args and isinstance(args[0], MediaAsk):
             rig.upper.traffic(lambda: rig.media.submit(below, args[0]))
+            rig.check_passed_on(args[0].op.value)
             return list(rig.media.done)
         if args and isinstance(args[0], DriveAsk):
             rig.upper.traffic(lambda: rig.drive.submit(below, args[0]))

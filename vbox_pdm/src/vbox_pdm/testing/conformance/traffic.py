@@ -62,7 +62,7 @@ _MEDIUM_AT = st.one_of(_SECTORS, _SECTORS, _SECTORS, st.integers(0, 8191))
 _LENGTHS = st.one_of(st.sampled_from([512, 1024, 2048, 4096]), st.sampled_from([512, 1024, 0, 1, 100, 700]))
 _MEDIA_ASK = st.builds(
     MediaAsk,
-    st.sampled_from([MediaOp.READ, MediaOp.WRITE, MediaOp.WRITE, MediaOp.FLUSH, MediaOp.DISCARD]),
+    st.sampled_from([*[MediaOp.READ, MediaOp.WRITE] * 2, MediaOp.FLUSH, MediaOp.DISCARD]),
     _MEDIUM_AT,
     st.lists(_LENGTHS, min_size=1, max_size=3).map(tuple),
     st.integers(0, 255),
@@ -140,7 +140,7 @@ def calls(protocol: type[Any]) -> st.SearchStrategy[CallOf] | None:
         if arguments is None or name in _SILENT:
             continue
         strategy = st.builds(CallOf, st.just(name), st.tuples(*arguments))
-        options += [strategy] * (4 if name in _WEIGHTY else 1)
+        options += [strategy] * (8 if name in _WEIGHTY else 1)
     return st.one_of(options) if options else None
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import enum
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from vbox_pdm.errors import StateError
-from vbox_pdm.state import State
+from vbox_pdm.state import State, encode
 from vbox_pdm.testing.conformance import internals
 from vbox_pdm.testing.conformance.rig import Rig, Shot
 from vbox_pdm.testing.conformance.steps import Step
 from vbox_pdm.testing.conformance.violations import Violation
 from vbox_pdm.timers import Clock
+from vbox_pdm.units import state_of
 
 
 def fork(rig: Rig, times: int = 1) -> Rig:
@@ -82,12 +85,7 @@ def damage(rig: Rig, at: float, flip: int) -> None:
     saved = rig.bench.save()
     unit = rig.host.owned[rig.instance].unit
     if unit in saved:
-        data = bytearray(saved[unit])
-        where = min(int(at * len(data)), len(data) - 1)
-        if flip:
-            data[where] ^= flip
-        else:
-            del data[where:]
+        data = _damaged(rig, bytearray(saved[unit]), at, flip)
         try:
             with rig.watch.step("load of a damaged state"):
                 rig.bench.load({**saved, unit: bytes(data)})
@@ -102,6 +100,38 @@ def damage(rig: Rig, at: float, flip: int) -> None:
         with rig.watch.step("resume"):
             rig.bench.resume()
         rig.check("resume")
+
+
+def _damaged(rig: Rig, data: bytearray, at: float, flip: int) -> bytearray:
+    state = state_of(rig.instance)
+    if flip < 0 and state is not None:
+        return bytearray(encode(_odd(state, at, random.Random(at))))
+    where = min(int(at * len(data)), len(data) - 1)
+    if flip:
+        data[where] ^= flip
+    else:
+        del data[where:]
+    return data
+
+
+def _odd(value: Any, at: float, chance: random.Random) -> Any:
+    """Another value of the same type, such as no device saves; of a state, with another field."""
+    if isinstance(value, State):
+        names = [attribute.name for attribute in attrs.fields(type(value))]
+        if not names:
+            return value
+        name = names[int(at * len(names))]
+        return attrs.evolve(value, **{name.lstrip("_"): _odd(getattr(value, name), chance.random(), chance)})
+    if isinstance(value, tuple) and value and chance.random() < 0.7:
+        index = int(at * len(value))
+        return (*value[:index], _odd(value[index], chance.random(), chance), *value[index + 1 :])
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int) and not isinstance(value, enum.Enum):
+        return chance.choice([-1, 1 << 40, value + 1, value ^ 0x80])
+    if type(value) in (bytes, str, tuple):
+        return chance.choice([value[:0], value[:-1], value + value[:1], value * 2])
+    return value
 
 
 def _same_units(prop: str, what: str, first: Mapping[str, bytes], second: Mapping[str, bytes]) -> None:

@@ -89,6 +89,8 @@ class Watch:
         disarm = self._arm(what) if self._main else None
         try:
             yield
+        except SystemExit as error:
+            raise Violation("no-raise", f"{what}: ended the process with {error.code!r}") from error
         finally:
             if disarm is not None:
                 disarm()
