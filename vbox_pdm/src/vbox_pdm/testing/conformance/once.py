@@ -9,6 +9,7 @@ from typing import Any
 from vbox_pdm.config import KeyInfo, keys
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import ConfigError, PdmError
+from vbox_pdm.testing.conformance import internals
 from vbox_pdm.testing.conformance.registers_check import (
     check_pci,
     check_reset_value_of_effects,
@@ -16,7 +17,7 @@ from vbox_pdm.testing.conformance.registers_check import (
 )
 from vbox_pdm.testing.conformance.rig import Rig, Subject, probe
 from vbox_pdm.testing.conformance.steps import Advance, Enable
-from vbox_pdm.testing.conformance.twins import check_reset
+from vbox_pdm.testing.conformance.twins import across, check_reset, shot_difference
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
 
@@ -192,11 +193,23 @@ def _enabled(subject: Subject) -> Rig:
 
 
 def new_reset(subject: Subject) -> None:
-    """Reset of a device that nobody touched."""
+    """Reset of a device that nobody touched: nothing changes."""
     rig = Rig(subject)
     try:
-        rig.bench.reset()
+        before, remembered = rig.shot(), rig.remembers()
+        configs = [function.save().config for function in rig.functions]
+        with rig.watch.step("reset"):
+            rig.bench.reset()
         rig.check("reset")
+        if not subject.is_driver:
+            skip = across(before.state)
+            changed = shot_difference(before, rig.shot(), skip)
+            kept = {name.rpartition(".")[2].lstrip("_") for name in skip}
+            changed = changed or internals.difference(remembered, rig.remembers(), kept)
+            if [function.save().config for function in rig.functions] != configs:
+                changed = changed or "PCI configuration"
+            if changed:
+                raise Violation("reset-state", f"a reset changes a device that is new: {changed}")
         check_reset(rig)
         rig.close()
     except BaseException:
