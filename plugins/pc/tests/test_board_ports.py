@@ -115,6 +115,24 @@ def test_debugcon_backlog_is_bounded(bench: Bench) -> None:
     assert len(console.backlog) == debugcon.BACKLOG
 
 
+def test_debugcon_backlog_goes_to_the_stream_that_takes_it_after_a_load(bench: Bench) -> None:
+    bench.add("debugcon", lun0=(stream := FakeStream(accept=0)))
+    bench.port_write(0x402, 1, 0x41)
+    saved = bench.save()
+    stream._accept = None  # without a word: it may be another stream
+    bench.load(saved)
+    assert bytes(stream.sent) == b"A"
+
+
+def test_debugcon_backlog_is_gone_with_its_stream(bench: Bench) -> None:
+    console = bench.add("debugcon", lun0=FakeStream(accept=0))
+    bench.port_write(0x402, 1, 0x41)
+    bench.detach(console, 0)
+    bench.attach(console, 0, late := FakeStream())
+    bench.port_write(0x402, 1, 0x42)
+    assert bytes(late.sent) == b"B"
+
+
 def test_debugcon_two_ports_are_two_instances(bench: Bench) -> None:
     first, second = FakeStream(), FakeStream()
     bench.add("debugcon", lun0=first)

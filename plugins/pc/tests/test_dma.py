@@ -318,6 +318,16 @@ def test_dma_page_registers_are_plain_storage() -> None:
     assert m.read(0x84) == 0
 
 
+def test_dma_register_maps_are_where_the_ports_are() -> None:
+    m = Machine()
+    for base, registers in ((0x00, dma.Registers), (0xC0, dma.WordRegisters)):
+        mask = registers.registers["ALL_MASK"]
+        assert m.read(base + mask.offset) == mask.reset
+        assert registers.name_at(mask.offset, False) == "ALL_MASK"
+    names = [dma.PageRegisters.name_at(page, True) for page in dma.PAGE_OF]
+    assert names == [f"PAGE{channel}" for channel in range(8)]
+
+
 def test_dma_taken_channel_is_refused() -> None:
     m = Machine()
     m.dma.attach(2, lambda position, length: length)

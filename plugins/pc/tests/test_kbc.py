@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vbox_pdm import StateError
+from vbox_pdm import state as states
 from vbox_pdm.helpers import ResetSource
 from vbox_pdm.testing import Bench, FakeKeyboard, FakeMouse
 from vbox_plugin_pc import kbc, ps2_keyboard, ps2_mouse
@@ -268,7 +271,79 @@ def test_kbc_reset_returns_to_power_on() -> None:
     assert pc.keys.leds == (False, False, False)
 
 
+def test_kbc_reset_gives_refused_sources_room_again() -> None:
+    pc = Pc()
+    pc.command(0xAD)
+    for usage in range(A, A + 10):
+        pc.keys.press(usage)
+    pc.to_mouse(0xF4)
+    pc.command(0xA7)
+    for number in range(70):
+        pc.mouse.move(buttons=number & 1)
+    assert pc.keys.pending
+    assert pc.mouse.pending
+    pc.bench.reset()
+    assert not pc.keys.pending
+    assert not pc.mouse.pending
+
+
+def test_kbc_status_shows_no_more_than_its_bits() -> None:
+    register = kbc.CommandRegisters.STATUS
+    seen = 0
+    for command in (0x00, 0xC0, 0xC1, 0xC2, 0xAA, 0xA9):
+        pc = Pc()
+        pc.to_mouse(0xF4)
+        pc.command(command)
+        seen |= pc.status ^ register.reset
+        pc.mouse.move(1)
+        pc.data(0xEE)
+        seen |= pc.status ^ register.reset
+    assert seen == register.bits
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("", {"ram": bytes(31)}),
+        ("keyboard", {"scan_set": 4}),
+        ("keyboard", {"types": b""}),
+        ("keyboard", {"codes": bytes(18)}),
+        ("keyboard", {"held": (0xFF,)}),
+        ("keyboard", {"releases": (0,)}),
+        ("keyboard", {"repeating": 0x46 << 8}),
+        ("mouse", {"rate": 0}),
+        ("mouse", {"events": (1, 2, 3)}),
+    ],
+)
+def test_kbc_impossible_state_is_refused(part: str, wrong: dict[str, Any]) -> None:
+    pc = Pc()
+    saved = pc.bench.save()
+    state = states.decode(kbc.KbcState, saved["pckbd#0"])
+    changed = evolve(state, **({part: evolve(getattr(state, part), **wrong)} if part else wrong))
+    with pytest.raises(StateError, match="pckbd"):
+        pc.bench.load({**saved, "pckbd#0": states.encode(changed)})
+
+
 # --- the keyboard
+
+
+def test_keyboard_whose_source_goes_releases_its_keys() -> None:
+    pc = Pc()
+    pc.raw()
+    pc.keys.press(A)
+    assert pc.read() == [0x1C]
+    pc.bench.detach(pc.device, 0)
+    assert pc.read() == [0xF0, 0x1C]
+    pc.bench.advance(10**9)
+    assert pc.read() == []
+
+
+def test_keyboard_tells_a_new_source_the_lamps() -> None:
+    pc = Pc()
+    pc.keyboard(0xED, 2)
+    pc.bench.detach(pc.device, 0)
+    pc.bench.attach(pc.device, 0, late := FakeKeyboard())
+    assert late.leds == (True, False, False)
 
 
 def test_keyboard_translation_table_is_a_bijection_of_make_codes() -> None:
@@ -617,6 +692,23 @@ def test_mouse_reset_answers_with_identity() -> None:
     pc = Pc()
     assert pc.to_mouse(0xFF) == [ACK, 0xAA, 0x00]
     assert pc.to_mouse(0xE9) == [ACK, 0x00, 2, 100]
+
+
+def test_mouse_whose_source_goes_releases_its_buttons() -> None:
+    pc = Pc()
+    pc.to_mouse(0xF4)
+    pc.mouse.move(buttons=1)
+    assert packets(pc, 3) == [[0x09, 0, 0]]
+    pc.bench.detach(pc.device, 1)
+    assert packets(pc, 3) == [[0x08, 0, 0]]
+
+
+def test_mouse_tells_a_new_source_what_the_guest_listens_to() -> None:
+    pc = Pc()
+    pc.to_mouse(0xF4)
+    pc.bench.detach(pc.device, 1)
+    pc.bench.attach(pc.device, 1, late := FakeMouse())
+    assert late.modes == (True, False)
 
 
 def test_mouse_knocks_turn_on_wheel_and_buttons() -> None:

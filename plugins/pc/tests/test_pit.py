@@ -258,6 +258,37 @@ def test_pit_refresh_toggles_every_15_microseconds(m: Machine) -> None:
     assert changes == [n % 3 == 2 for n in range(99)]
 
 
+def test_pit_refresh_toggle_is_0_after_a_reset_at_any_time(m: Machine) -> None:
+    for _ in range(40):
+        m.clocks(7)
+        m.bench.reset()
+        assert m.read(0x61) == 0
+
+
+def test_pit_control_word_leaves_the_count_where_it_was_although_nobody_looked(m: Machine) -> None:
+    m.program(2, 0, 0x1234)
+    m.out(0x61, 1)
+    m.clocks(11)
+    m.out(0x43, 0xB0)
+    assert m.count(2) == 0x1234 - 10
+
+
+def test_pit_saved_state_does_not_tell_when_somebody_looked(m: Machine) -> None:
+    other = Machine()
+    for one in (m, other):
+        one.program(0, 2, 1000)
+        one.program(2, 3, 77)
+    for _ in range(20):
+        m.clocks(33)
+        m.read(0x61)
+    other.clocks(20 * 33)
+    assert m.bench.save()["i8254#0"] == other.bench.save()["i8254#0"]
+
+
+def test_pit_state_of_version_1_is_taken() -> None:
+    assert pit.PitState.upgrade(1, {"control": 3}) == {"control": 3, "refresh_from": 0}
+
+
 def test_pit_reset_stops_everything(m: Machine) -> None:
     m.program(0, 2, 100)
     m.out(0x61, 3)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vbox_pdm.state import decode, encode
 from vbox_pdm.testing import Bench
 from vbox_plugin_pc import rtc
 from vbox_plugin_pc.rtc_calendar import CENTURY, Format, date_of, days_of
@@ -369,6 +371,48 @@ def test_rtc_catches_up_after_a_pause_but_not_after_a_load() -> None:
     m.advance(50)
     m.bench.load(saved)
     assert m.time() == datetime(2000, 1, 1, 0, 1, 40)
+
+
+def test_rtc_part_of_a_second_of_a_pause_is_not_lost_by_a_load() -> None:
+    first, second = Machine(), Machine()
+    for _ in range(2):
+        first.bench.suspend()
+        first.bench.advance(SECOND // 2)
+        saved = first.bench.save()
+        assert saved == first.bench.save()
+        first.bench.resume()
+        saved = first.bench.save()
+        second.bench.load(saved)
+        first, second = second, first
+    assert first.time() == datetime(2000, 1, 1, 0, 0, 1)
+
+
+def test_rtc_save_while_suspended_does_not_follow_the_wall_clock(m: Machine) -> None:
+    m.bench.suspend()
+    before = m.bench.save()["mc146818#0"]
+    m.bench.advance(100 * SECOND)
+    assert m.bench.save()["mc146818#0"] == before
+
+
+def test_rtc_state_has_the_enables_apart_from_what_the_battery_keeps(m: Machine) -> None:
+    m.put(B, 0x7A)
+    saved = m.bench.save()
+    state = decode(rtc.RtcState, saved["mc146818#0"])
+    assert (state.enables, state.cmos[B]) == (0x78, 0x02)
+    m.put(B, 0x02)
+    m.bench.load(saved)
+    assert m.get(B) == 0x7A
+
+
+def test_rtc_state_of_version_1_is_taken(m: Machine) -> None:
+    m.put(B, 0x7A)
+    saved = m.bench.save()
+    state = decode(rtc.RtcState, saved["mc146818#0"])
+    old = {"cmos": bytes(m.rtc.cmos), "index": 0}
+    new = rtc.RtcState.upgrade(1, {**old, "second": 1, "ticks": 2})
+    assert new == {**old, "enables": 0, "behind": 0}
+    m.bench.load({**saved, "mc146818#0": encode(evolve(state, cmos=new["cmos"], enables=0))})
+    assert m.get(B) == 0x7A
 
 
 def test_rtc_alarm_that_fell_into_a_pause_comes_at_resume(m: Machine) -> None:

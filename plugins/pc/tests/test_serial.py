@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vbox_pdm import StateError
+from vbox_pdm.state import decode, encode
 from vbox_pdm.testing import Bench, FakeStream
 from vbox_plugin_pc import serial
+from vbox_plugin_pc.serial_state import SerialState
 
 DATA, IER, IIR, FCR, LCR, MCR, LSR, MSR, SCR = 0, 1, 2, 2, 3, 4, 5, 6, 7
 DR, OE, BI, THRE, TEMT, ERR = 1, 2, 0x10, 0x20, 0x40, 0x80
@@ -328,6 +332,66 @@ def test_serial_break_is_driven_by_lcr() -> None:
     port.put(LCR, 0x03)
     assert port.stream.breaks == [True, False]
     assert port.stream.sent == b""
+
+
+def test_serial_break_is_told_to_a_stream_that_comes_later() -> None:
+    port = Port()
+    port.put(LCR, 0x43)
+    port.bench.detach(port.device, 0)
+    port.bench.attach(port.device, 0, late := FakeStream())
+    assert late.breaks == [True]
+    port.put(LCR, 0x03)
+    assert late.breaks == [True, False]
+
+
+def test_serial_break_is_told_after_a_load() -> None:
+    first, second = Port(), Port()
+    first.put(LCR, 0x43)
+    second.bench.load(first.bench.save())
+    assert second.stream.breaks == [True]
+    second.bench.reset()
+    assert second.stream.breaks == [True, False]
+
+
+def test_serial_reset_clears_deltas_and_keeps_the_inputs() -> None:
+    port = Port()
+    port.stream.set_status(cts=True)
+    port.put(MCR, LOOP | 0x03)
+    port.bench.reset()
+    assert port.get(MSR) == 0x10
+
+
+def test_serial_load_without_a_neighbour_shows_no_inputs() -> None:
+    first, second = Port(), Bench()
+    second.plugin(serial)
+    second.add("serial")
+    assert first.get(MSR) == 0xB0
+    second.load(first.bench.save())
+    assert second.port_read(0x3F8 + MSR) == 0
+
+
+def test_serial_state_of_version_1_is_taken() -> None:
+    fields = SerialState.upgrade(1, {"msr": 0xB4, "iir": 1, "mcr": 3})
+    assert fields == {"deltas": 4, "mcr": 3}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"received": b"ab"},
+        {"waiting": bytes(17)},
+        {"received": bytes(17), "received_errors": bytes(17)},
+        {"shifting": 256},
+        {"trigger": 0},
+    ],
+)
+def test_serial_impossible_state_is_refused(wrong: dict[str, Any]) -> None:
+    port = Port()
+    saved = port.bench.save()
+    state = decode(SerialState, saved["serial#0"])
+    saved["serial#0"] = encode(evolve(state, **wrong))
+    with pytest.raises(StateError, match="FIFOs"):
+        port.bench.load(saved)
 
 
 def test_serial_modem_deltas_and_trailing_edge_of_ring() -> None:

@@ -151,6 +151,23 @@ def test_overlay_new_medium_below_starts_empty_and_is_told(bench: Bench) -> None
     assert image.error(MediaOp.READ) == "VERR_PDM_MEDIA_NOT_MOUNTED"
 
 
+def test_overlay_the_same_medium_again_keeps_what_was_written(bench: Bench) -> None:
+    below = FakeMedia(CONTENT)
+    image = Image(bench, "overlay", below=below)
+    image.write(0, b"x" * 512)
+    below.change(CONTENT, identity=below.identity)
+    assert image.read(0, 1024) == b"x" * 512 + CONTENT[512:1024]
+
+
+@pytest.mark.parametrize("identity", ["", "another"])
+def test_overlay_medium_that_may_be_another_starts_empty(bench: Bench, identity: str) -> None:
+    below = FakeMedia(CONTENT, identity=identity)
+    image = Image(bench, "overlay", below=below)
+    image.write(0, b"x" * 512)
+    below.change(CONTENT + bytes(512 if identity else 0), identity=identity)
+    assert image.read(0, 512) == CONTENT[:512]
+
+
 def test_overlay_disk_full_suspends_and_nothing_is_lost(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from vga_card import Card, colour
 
 from vbox_pdm import TextScreen
+from vbox_pdm.testing import Bench
 from vbox_pdm.testing.fake_display import FakeDisplay
 
 H = bytes([0b10000001] * 7 + [0b11111111] + [0b10000001] * 8)
@@ -335,7 +336,6 @@ def test_display_changed_is_said_once_until_somebody_looks() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda card: card.bench.load(card.bench.save()),
         lambda card: card.cr(0x0F, 9),
         lambda card: card.ar(3, 9),
         lambda card: card.put(0x3C6, 0x0F),
@@ -384,6 +384,37 @@ def test_display_changed_goes_on_after_suspend() -> None:
     card.bench.resume()
     card.bench.advance(40_000_000)
     assert card.screen.changes == before + 1
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_display_changed_is_said_after_a_load_whatever_was_said_before(looked: bool) -> None:
+    card, other = text_card(), text_card()
+    card.type(0, 0, "loaded")
+    saved = card.bench.save()
+    if looked:
+        other.screen.text()
+    before = other.screen.changes
+    other.bench.load(saved)
+    assert other.screen.changes > before
+    assert (other.screen.text() or "").startswith("loaded")
+    after = other.screen.changes
+    other.type(0, 0, "more")
+    assert other.screen.changes == after + 1
+
+
+@pytest.mark.parametrize("rest", [Bench.suspend, Bench.power_off])
+def test_display_changed_does_not_come_again_while_the_guest_does_not_run(
+    rest: Callable[[Bench], None],
+) -> None:
+    card = Card()
+    for index, value in ((1, 64), (2, 64), (3, 32), (4, 0x41)):
+        card.dispi(index, value)
+    card.screen.picture()
+    rest(card.bench)
+    before = card.screen.changes
+    card.screen.picture()
+    card.bench.advance(1_000_000_000)
+    assert card.screen.changes == before
 
 
 def test_display_may_be_plugged_and_unplugged() -> None:

@@ -10,11 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from vbox_pdm import CharStream, ConfigError, DriverType, RuntimeErrorFlags, Worker, hookimpl, key
 from vbox_plugin_host.pump import CHUNK, CharDriver
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 
 @frozen
@@ -104,4 +109,20 @@ def _open(path: str, flags: int, purpose: str) -> int:
 def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
     register(
         DriverType("file", FileStream, Config, serves=CharStream, summary="a character stream into a file")
+    )
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: a file to write to, and some to read from."""
+    from vbox_pdm.testing.conformance import Setup
+
+    source = folder / "input"
+    source.write_bytes(bytes(range(256)) * 16)
+    return Setup(
+        {"path": str(folder / "output"), "input": str(source)},
+        keys={
+            "path": (str(folder), str(folder / "no" / "output"), "/dev/full"),
+            "input": (str(source), str(folder), str(folder / "missing")),
+        },
     )

@@ -10,11 +10,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from vbox_pdm import Driver, DriverType, Keyboard, KeyboardAbove, PdmError, hookimpl, key
 from vbox_plugin_host.us_layout import strokes
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 Stroke = tuple[int, bool]
 FULL = "VERR_PDM_NO_QUEUE_ITEMS"
@@ -42,12 +47,13 @@ class KeyboardQueue(Driver[Config]):
     """Events enter by a queue of PDM; what the keyboard does not take yet stays in `_waiting`."""
 
     above: KeyboardAbove
+    transient = frozenset({"leds", "_waiting", "_pending"})
+    """The keyboard tells its lamps again after a load, and what waits was typed on this host."""
 
     def pdm_construct(self) -> None:
         self.leds = Leds()
         self._waiting: deque[Stroke] = deque()
         self._offering = False
-        self._held: set[int] = set()
         self._pending = 0
         self._empty = threading.Condition()
         self._queue = self.helpers.queue("keys", self._arrived, self.config.queue_size)
@@ -116,8 +122,7 @@ class KeyboardQueue(Driver[Config]):
         taken = 0
         try:
             while self._waiting and self.above.key_event(*self._waiting[0]):
-                usage, down = self._waiting.popleft()
-                (self._held.add if down else self._held.discard)(usage)
+                self._waiting.popleft()
                 taken += 1
         finally:
             self._offering = False
@@ -141,4 +146,35 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
         DriverType(
             "keyboard-queue", KeyboardQueue, Config, serves=Keyboard, summary="keys that a front end types"
         )
+    )
+
+
+ACTIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("type_text", ("aB\n\x03",)),
+    ("type_text", ("\u20ac",)),
+    ("press", (0x04,)),
+    ("release", (0x04,)),
+    ("press", (0xE1,)),
+    ("press", (0xE8,)),
+    ("tap", (0xE0, 0x06)),
+)
+"""For the conformance kit: what front ends do, well and badly."""
+
+
+def miscounted(driver: KeyboardQueue, bench: Any) -> str | None:
+    """An invariant for the conformance kit, when nothing is on its way to the EMT."""
+    waiting = len(driver._waiting)
+    return None if driver.pending == waiting else f"{driver.pending} are pending and {waiting} wait"
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: what was typed here stays here, and is not there after a load."""
+    from vbox_pdm.testing.conformance import Setup
+
+    return Setup(
+        {"queue_size": 64},
+        live=True,
+        actions=ACTIONS,
+        invariants={"what is pending is what waits for the keyboard": miscounted},
     )

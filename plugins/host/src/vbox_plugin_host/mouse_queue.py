@@ -10,11 +10,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import frozen
 
 from vbox_pdm import Driver, DriverType, Mouse, MouseAbove, PdmError, hookimpl, key
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 BUTTONS = 0x1F
 
@@ -41,6 +46,8 @@ class MouseQueue(Driver[Config]):
     """Events enter by a queue of PDM; what the mouse does not take yet stays in `_waiting`."""
 
     above: MouseAbove
+    transient = frozenset({"relative", "absolute", "_waiting", "_buttons", "_pending"})
+    """The mouse tells its modes again after a load, and what waits was moved on this host."""
 
     def pdm_construct(self) -> None:
         self.relative, self.absolute = True, False
@@ -157,4 +164,29 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
         DriverType(
             "mouse-queue", MouseQueue, Config, serves=Mouse, summary="a pointer that a front end moves"
         )
+    )
+
+
+def _miscounted(driver: MouseQueue, bench: Any) -> str | None:
+    waiting = len(driver._waiting)
+    return None if driver.pending == waiting else f"{driver.pending} are pending and {waiting} wait"
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: what front ends do, well and badly; it is not there after a load."""
+    from vbox_pdm.testing.conformance import Setup
+
+    return Setup(
+        {"queue_size": 16},
+        live=True,
+        actions=(
+            ("move", (5, -3)),
+            ("move", (-300, 1, 2, -1)),
+            ("press", (1,)),
+            ("press", (0x20,)),
+            ("release", (1,)),
+            ("click", (4,)),
+        ),
+        invariants={"what is pending is what waits for the mouse": _miscounted},
     )

@@ -14,11 +14,16 @@ import os
 import select
 import tty
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from vbox_pdm import CharStream, DriverType, PdmError, Worker, hookimpl, key
 from vbox_plugin_host.pump import CharDriver
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 LOOK_SECONDS = 0.1
 
@@ -109,3 +114,14 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
             "pty", PtyStream, Config, serves=CharStream, summary="a character stream at a pseudo terminal"
         )
     )
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: a program that opens the terminal now and then."""
+    from vbox_pdm.testing.conformance import Setup
+    from vbox_plugin_host.conformance import other_end
+
+    link = folder / "terminal"
+    other_end(folder, "visit", str(link))
+    return Setup({"link": str(link)}, keys={"link": (str(link), str(folder), str(folder / "no" / "link"))})

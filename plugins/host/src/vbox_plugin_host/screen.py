@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from attrs import define, field, frozen
 
@@ -30,6 +31,9 @@ from vbox_pdm import (
     key,
 )
 from vbox_plugin_host.png import write_png
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 C = TypeVar("C")
 SECOND = 1_000_000_000
@@ -61,6 +65,8 @@ class ScreenBase(Driver[C]):
     `pictures` how it looks."""
 
     above: DisplayAbove
+    transient = frozenset({"_last", "_next"})
+    """What was seen, and when to look again: after a load it looks at once."""
     interval = SECOND // 20
     pictures = False
 
@@ -206,4 +212,15 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
         DriverType(
             "screen", Screen, Config, serves=Display, summary="a screen that nobody sits at: exact text, PNG"
         )
+    )
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: pictures are written while they change."""
+    from vbox_pdm.testing.conformance import Setup
+
+    picture = folder / "screen.png"
+    return Setup(
+        {"png": str(picture)}, keys={"png": (str(picture), str(folder), str(folder / "no" / "screen.png"))}
     )

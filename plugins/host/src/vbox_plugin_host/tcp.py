@@ -13,11 +13,16 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from vbox_pdm import CharStream, ConfigError, DriverType, PdmError, Worker, hookimpl, key
 from vbox_plugin_host.pump import CharDriver
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 CONNECT_SECONDS = 5.0
 
@@ -182,3 +187,15 @@ class TcpStream(CharDriver[Config]):
 @hookimpl
 def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
     register(DriverType("tcp", TcpStream, Config, serves=CharStream, summary="a character stream over TCP"))
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: a client of a server that echoes."""
+    from vbox_pdm.testing.conformance import Setup
+    from vbox_plugin_host.conformance import other_end
+
+    return Setup(
+        {"role": "client", "port": int(other_end(folder, "serve"))},
+        keys={"host": ("localhost", "no host"), "port": (0,)},
+    )

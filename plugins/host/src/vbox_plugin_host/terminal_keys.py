@@ -2,7 +2,8 @@
 
 At a terminal the driver sets raw mode while the VM runs (see `terminal` for how it is restored), and
 every key goes to the guest, Ctrl-C too; an escape character starts a command (see `escape`).  Where
-standard input is a pipe or a file its characters are typed, and there is no escape.
+standard input is a pipe or a file its characters are typed, and there is no escape.  `terminal` names
+another terminal, where no program may read the keys.
 
 It is a keyboard queue as well: front ends type by the same methods, and their keys and those of the
 terminal reach the guest in the order in which they came.
@@ -13,7 +14,8 @@ from __future__ import annotations
 import os
 import select
 from collections.abc import Callable
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import frozen
 
@@ -21,9 +23,12 @@ from vbox_pdm import DriverType, Keyboard, PdmError, Worker, hookimpl, key
 from vbox_plugin_host import keyboard_queue
 from vbox_plugin_host.escape import Command, Escapes, parse_escape
 from vbox_plugin_host.keyboard_queue import KeyboardQueue
-from vbox_plugin_host.stdio import is_terminal, open_again
+from vbox_plugin_host.stdio import close_own, is_terminal, open_again, open_terminal
 from vbox_plugin_host.terminal import RawTerminal
 from vbox_plugin_host.terminal_decode import KeyDecoder, Stroke
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 CHUNK = 4096
 ENOUGH = 256
@@ -51,6 +56,7 @@ class Config(keyboard_queue.Config):
     escape_delay: float = key(
         0.05, span=(0.001, 5.0), help="seconds after which ESC is the Escape key and not a sequence"
     )
+    terminal: str | None = key(None, help="another terminal, such as /dev/pts/3")
 
 
 class TerminalKeys(KeyboardQueue):
@@ -63,19 +69,22 @@ class TerminalKeys(KeyboardQueue):
         self.terminal: RawTerminal | None = None
         self.worker: Worker | None = None
         self._source: int | None = None
+        self._other: int | None = None  # the terminal of the configuration
         self._wake_read = self._wake_write = -1
 
     def pdm_construct(self) -> None:
         super().pdm_construct()
         escape = parse_escape(self.config.escape)
-        self.terminal = RawTerminal(0) if is_terminal(0) else None
+        self._other = open_terminal(self.config.terminal)
+        standard = 0 if self._other is None else self._other
+        self.terminal = RawTerminal(standard) if is_terminal(standard) else None
         self.escapes = Escapes(escape if self.terminal is not None else None, [Command.REDRAW])
         self._decoder = KeyDecoder()
         self._unsent: list[Stroke] = []
         self._noted = False
         self._full = False
         self._commands = self.helpers.queue("commands", self._power_off, 16)
-        self._source = open_again(0, os.O_RDONLY)
+        self._source = open_again(standard, os.O_RDONLY)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.worker = self.helpers.worker("keys", self._serve, self._wake)
 
@@ -95,9 +104,8 @@ class TerminalKeys(KeyboardQueue):
         if self.worker is not None:
             self.worker.stop()
         self._leave()
-        if self._source is not None and self._source > 2:
-            os.close(self._source)
-        self._source = None
+        close_own(self._source, self._other)
+        self._source = self._other = None
         for descriptor in (self._wake_read, self._wake_write):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -147,8 +155,8 @@ class TerminalKeys(KeyboardQueue):
             data = b""
         if not data:  # the end of input is not the VM's
             self._type(self._decoder.flush())
-            if source > 2:
-                os.close(source)
+            if source != self._other:
+                close_own(source)
             self._source = None
             return
         passed, commands = self.escapes.feed(data)
@@ -225,3 +233,17 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
             summary="the keyboard of the terminal that vbox runs at",
         )
     )  # fmt: skip
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: a terminal that is not this process's."""
+    from vbox_pdm.testing.conformance import Setup
+    from vbox_plugin_host.conformance import other_end
+
+    here = other_end(folder, "sit")
+    return Setup(
+        {"terminal": here},
+        keys={"escape": ("none", "^]", "x"), "terminal": (here, str(folder), "/dev/null", "")},
+        actions=keyboard_queue.ACTIONS,
+    )

@@ -1,4 +1,4 @@
-"""A guest's screen, live in the terminal that vbox runs at.
+"""A guest's screen, live in the terminal that vbox runs at, or in another one (`terminal`).
 
 The EMT looks (see `screen`) and leaves what it saw; a worker draws the newest of that, so a slow
 terminal shows fewer steps and never slows down the guest.  The terminal's alternate screen is used:
@@ -15,12 +15,14 @@ import os
 import select
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
 from vbox_pdm import ConfigError, Display, DriverType, TextScreen, Worker, hookimpl, key
 from vbox_plugin_host.screen import SECOND, Look, ScreenBase
-from vbox_plugin_host.stdio import is_terminal, open_again
+from vbox_plugin_host.stdio import close_own, is_terminal, open_again, open_terminal
 from vbox_plugin_host.terminal import Farewell
 from vbox_plugin_host.terminal_render import (
     ENTER,
@@ -32,6 +34,9 @@ from vbox_plugin_host.terminal_render import (
     picture_frame,
     text_frame,
 )
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 PICTURE_INTERVAL = SECOND // 2
 """Between looks in a graphics mode: pixels cost more than characters."""
@@ -57,6 +62,7 @@ class Config:
     rate: int = key(20, span=(1, 100), help="looks in a second, at most")
     colours: Colours = key(Colours.AUTO, help="auto: by the environment variable COLORTERM")
     keep: bool = key(True, help="print the last text screen when the guest is off")
+    terminal: str | None = key(None, help="another terminal, such as /dev/pts/3")
 
 
 class TerminalScreen(ScreenBase[Config]):
@@ -65,10 +71,13 @@ class TerminalScreen(ScreenBase[Config]):
     def __init__(self) -> None:
         self.worker: Worker | None = None
         self._sink: int | None = None
+        self._other: int | None = None  # the terminal of the configuration
         self._wake_read = self._wake_write = -1
 
     def pdm_construct(self) -> None:
-        if not is_terminal(1):
+        self._other = open_terminal(self.config.terminal)
+        self._standard = 1 if self._other is None else self._other
+        if not is_terminal(self._standard):
             raise ConfigError(
                 "VERR_NOT_SUPPORTED",
                 "Standard output is no terminal to draw a screen in",
@@ -76,8 +85,8 @@ class TerminalScreen(ScreenBase[Config]):
             )
         super().pdm_construct()
         self.interval = SECOND // self.config.rate
-        self._farewell = Farewell(1, LEAVE)
-        self._sink = open_again(1, os.O_WRONLY)
+        self._farewell = Farewell(self._standard, LEAVE)
+        self._sink = open_again(self._standard, os.O_WRONLY)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._painter = Painter(_true_colour(self.config.colours))
         self._look = Look()
@@ -107,9 +116,8 @@ class TerminalScreen(ScreenBase[Config]):
 
     def pdm_destruct(self) -> None:
         self._finish()
-        if self._sink is not None and self._sink > 2:
-            os.close(self._sink)
-        self._sink = None
+        close_own(self._sink, self._other)
+        self._sink = self._other = None
         for descriptor in (self._wake_read, self._wake_write):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -191,7 +199,7 @@ class TerminalScreen(ScreenBase[Config]):
 
     def _terminal_size(self) -> Size:
         try:
-            columns, rows = os.get_terminal_size(1)
+            columns, rows = os.get_terminal_size(self._standard)
         except OSError:
             return USUAL
         return Size(columns, rows) if columns > 0 and rows > 0 else USUAL
@@ -235,3 +243,17 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
             summary="the screen, live in the terminal that vbox runs at",
         )
     )  # fmt: skip
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: a terminal that is not this process's."""
+    from vbox_pdm.testing.conformance import Setup
+    from vbox_plugin_host.conformance import other_end
+
+    here = other_end(folder, "sit")
+    return Setup(
+        {"terminal": here},
+        keys={"terminal": (here, str(folder), "/dev/null", "")},
+        actions=(("show_note", ("a note",)), ("show_note", ("",)), ("redraw", ())),
+    )

@@ -56,11 +56,11 @@ class Loan:
     pieces: tuple[tuple[int, int], ...]
     length: int
     ended: bool
-    run: int  # which START it belongs to
+    run: object  # which START it belongs to
 
 
 def _loan(
-    memory: Memory, pieces: tuple[tuple[int, int], ...], to_memory: bool, ended: bool, run: int
+    memory: Memory, pieces: tuple[tuple[int, int], ...], to_memory: bool, ended: bool, run: object
 ) -> Loan:
     handle = memory(pieces, write=to_memory)
     return Loan(handle, handle.views, pieces, sum(size for _, size in pieces), ended, run)
@@ -72,7 +72,6 @@ class BusMaster:
     def __init__(self, pci: PciFunction, memory: Memory) -> None:
         self._pci = pci
         self._memory = memory
-        self._run = 0
         self.reset()
 
     def reset(self) -> None:
@@ -82,7 +81,7 @@ class BusMaster:
         self.pointer = 0
         self.table = 0  # the pointer when it was started
         self.used = 0  # bytes of the table that were transferred since
-        self._run += 1
+        self._run = object()  # another for each START and each stop, so that a loan knows its own
 
     # --- registers
 
@@ -108,10 +107,10 @@ class BusMaster:
             self.status |= BM_ACTIVE
             self.table = self.pointer
             self.used = 0
-            self._run += 1
+            self._run = object()
         elif before & ~self.command & BM_START:
             self.status &= ~BM_ACTIVE
-            self._run += 1
+            self._run = object()
 
     def interrupt(self) -> None:
         """The interrupt line of the channel rose."""
@@ -143,11 +142,11 @@ class BusMaster:
         self, pieces: tuple[tuple[int, int], ...], to_memory: bool, ended: bool, counts: bool
     ) -> Loan:
         """What a request had when the state was saved, whatever was done to the registers since."""
-        return _loan(self._memory, pieces, to_memory, ended, self._run if counts else self._run - 1)
+        return _loan(self._memory, pieces, to_memory, ended, self._run if counts else object())
 
     def counts(self, loan: Loan) -> bool:
         """Whether nobody has stopped or started the bus master since."""
-        return loan.run == self._run
+        return loan.run is self._run
 
     def settle(self, loan: Loan, moved: int, *, counts: bool = True) -> None:
         """The request is done with its memory, of which `moved` bytes were transferred.  It does not

@@ -64,6 +64,8 @@ _ONES = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF}
 class Channel:
     """Primary or secondary.  `enabled`: whether its ports are decoded."""
 
+    transient = frozenset({"view"})
+    """What counts of the buffer is saved with the command."""
     view: memoryview  # the buffer
     reading: bool  # the data port gives
     writing: bool  # the data port takes

@@ -23,7 +23,10 @@ Traps
 from __future__ import annotations
 
 import enum
+import struct
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import define
 
@@ -35,6 +38,7 @@ from vbox_pdm import (
     PciIdentity,
     PdmError,
     Ports,
+    ata,
     hookimpl,
     key,
 )
@@ -42,7 +46,12 @@ from vbox_plugin_ide import states
 from vbox_plugin_ide.busmaster import BusMaster
 from vbox_plugin_ide.channel import Channel
 from vbox_plugin_ide.registers import (
+    BM_START,
+    BM_TO_MEMORY,
+    COMMAND,
+    COUNT,
     DECODE_ENABLE,
+    DEVICE,
     IDETIM,
     PCICMD,
     PCISTS,
@@ -55,6 +64,9 @@ from vbox_plugin_ide.registers import (
 )
 from vbox_plugin_ide.saved import IdeState, Stage
 from vbox_plugin_ide.taskfile import Unit
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 CHANNELS = (("primary", 0x1F0, 0x3F6, 14), ("secondary", 0x170, 0x376, 15))
 UNITS = ("master", "slave")
@@ -290,3 +302,32 @@ def vbox_register_devices(register: Callable[[DeviceType], None]) -> None:
             device_class=DeviceClass.STORAGE, max_instances=1, summary="IDE controller Intel PIIX3 or PIIX4",
         )
     )  # fmt: skip
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: firmware switches both channels on; a driver begins to read by DMA on the
+    first, with a table that ends before the command does, and to write by PIO on the second."""
+    from vbox_pdm.testing.conformance import Setup
+
+    both = DECODE_ENABLE << 16 | DECODE_ENABLE
+    table, memory, master = 0x1000, 0x8000, 0xC000
+    descriptors = struct.pack("<IIII", memory, 512, memory + 1024, 512 | 1 << 31)
+    return Setup(
+        firmware=((IDETIM, 4, both),),
+        prepare=(
+            ("memory_write", table, descriptors),
+            ("pci_write", 1, 1, 0x20, 4, master),
+            ("pci_write", 1, 1, IDETIM, 4, both),
+            ("pci_write", 1, 1, PCICMD, 2, 5),
+            ("port_write", master + 4, 4, table),
+            ("port_write", master, 1, BM_START | BM_TO_MEMORY),
+            ("port_write", 0x1F0 + DEVICE, 1, 0xE0),
+            ("port_write", 0x1F0 + COUNT, 1, 4),
+            ("port_write", 0x1F0 + COMMAND, 1, ata.Command.READ_DMA),
+            ("port_write", 0x170 + DEVICE, 1, 0xE0),
+            ("port_write", 0x170 + COUNT, 1, 2),
+            ("port_write", 0x170 + COMMAND, 1, ata.Command.WRITE_SECTORS),
+            ("port_write_string", 0x170, 2, bytes(256)),
+        ),
+    )

@@ -6,7 +6,7 @@ bus master; Intel 290550 (PIIX3) and 290562 (PIIX4), IDE controller registers, f
 
 from __future__ import annotations
 
-from vbox_pdm import Reg8, Reg16, Reg32, RegisterMap
+from vbox_pdm import Reg8, Reg16, Reg32, RegisterMap, ata
 
 # Offsets in the command block.
 DATA, FEATURES, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, COMMAND = range(8)
@@ -32,40 +32,49 @@ DECODE_ENABLE = 0x8000  # in IDETIM
 MASTER_ABORT = 0x2000  # in PCISTS
 
 
-class CommandBlock(RegisterMap):
-    """1F0-1F7 and 170-177.  All but data are two deep: what was written before shows with HOB."""
+_TWO_DEEP = "write keeps the value before it"
 
-    DATA = Reg16(DATA, effect="the next item of the block; 8, 16 or 32 bits")
-    ERROR = Reg8(ERROR, "r", fields={"ABRT": 2, "IDNF": 4, "UNC": 6, "ICRC": 7})
-    FEATURES = Reg8(FEATURES, "w")
-    COUNT = Reg8(COUNT, fields={"CD": 0, "IO": 1}, effect="PACKET: interrupt reason")
-    LBA_LOW = Reg8(LBA_LOW)
-    LBA_MID = Reg8(LBA_MID, effect="PACKET: byte count, low")
-    LBA_HIGH = Reg8(LBA_HIGH, effect="PACKET: byte count, high")
+
+class CommandBlock(RegisterMap):
+    """1F0-1F7 and 170-177, where PCICMD and IDETIM say that they are decoded; else all ones are read.
+
+    All but data are two deep: what was written before shows with HOB.  After a reset they show the
+    signature of the drive that is there.  While a PACKET command asks for data, COUNT is the interrupt
+    reason and LBA_MID and LBA_HIGH are the byte count."""
+
+    DATA = Reg16(DATA, reset=0xFFFF, effect="moves to the next item of the block; 8, 16 or 32 bits")
+    ERROR = Reg8(ERROR, "r", reset=None, fields={"ABRT": 2, "IDNF": 4, "UNC": 6, "ICRC": 7})
+    FEATURES = Reg8(FEATURES, "w", effect=_TWO_DEEP)
+    COUNT = Reg8(COUNT, reset=None, fields={"CD": 0, "IO": 1}, effect=_TWO_DEEP)
+    LBA_LOW = Reg8(LBA_LOW, reset=None, effect=_TWO_DEEP)
+    LBA_MID = Reg8(LBA_MID, reset=None, effect=_TWO_DEEP)
+    LBA_HIGH = Reg8(LBA_HIGH, reset=None, effect=_TWO_DEEP)
     DEVICE = Reg8(DEVICE, fields={"HEAD": (0, 3), "DEV": 4, "LBA": 6})
     STATUS = Reg8(
-        STATUS, "r", fields={"ERR": 0, "DRQ": 3, "DSC": 4, "DF": 5, "DRDY": 6, "BSY": 7},
-        effect="takes the interrupt back",
+        STATUS, "r", reset=None, effect="takes the interrupt back",
+        fields={"ERR": 0, "DRQ": 3, "DSC": 4, "DF": 5, "DRDY": 6, "BSY": 7},
     )  # fmt: skip
-    COMMAND = Reg8(COMMAND, "w", effect="starts a command")
+    COMMAND = Reg8(
+        COMMAND, "w", effect="write starts a command", values={int(c): c.name for c in ata.Command}
+    )
 
 
 class ControlBlock(RegisterMap):
     """3F6 and 376."""
 
-    ALTSTATUS = Reg8(0, "r", fields={"ERR": 0, "DRQ": 3, "DSC": 4, "DF": 5, "DRDY": 6, "BSY": 7})
+    ALTSTATUS = Reg8(0, "r", reset=None, fields=CommandBlock.STATUS.fields)
     CONTROL = Reg8(0, "w", fields={"NIEN": 1, "SRST": 2, "HOB": 7})
 
 
 class BusMasterBlock(RegisterMap):
-    """BAR 4: one set for each channel."""
+    """BAR 4: one set for each channel.  BMIDTPX is where the table of PRDs is, dword aligned."""
 
-    BMICX = Reg8(0, count=2, stride=8, fields={"START": 0, "RWCON": 3})
+    BMICX = Reg8(0, count=2, stride=8, bits=0x09, fields={"START": 0, "RWCON": 3})
     BMISX = Reg8(
-        2, count=2, stride=8, fields={"ACTIVE": 0, "ERROR": 1, "INTERRUPT": 2, "CAPABLE": (5, 6)},
-        effect="ERROR and INTERRUPT are cleared by ones",
+        2, count=2, stride=8, bits=0x67, fields={"ACTIVE": 0, "ERROR": 1, "INTERRUPT": 2, "CAPABLE": (5, 6)},
+        effect="write clears ERROR and INTERRUPT by ones",
     )  # fmt: skip
-    BMIDTPX = Reg32(4, count=2, stride=8, effect="table of PRDs, dword aligned")
+    BMIDTPX = Reg32(4, count=2, stride=8, bits=0xFFFFFFFC)
 
 
 class Configuration(RegisterMap):

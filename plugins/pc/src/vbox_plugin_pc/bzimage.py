@@ -103,6 +103,16 @@ def parse(data: bytes, name: str) -> Kernel:
     )  # fmt: skip
 
 
+def smallest() -> bytes:
+    """A file that `parse` takes, of the oldest protocol: for tests.  It does not run."""
+    data = bytearray(5 * 512 + 16)
+    data[BOOT_FLAG : BOOT_FLAG + 2] = b"\x55\xaa"
+    data[HEADER_MAGIC : HEADER_MAGIC + 4] = b"HdrS"
+    struct.pack_into("<H", data, VERSION, 0x0202)
+    data[LOADFLAGS] = LOADED_HIGH
+    return bytes(data)
+
+
 def items(
     kernel: Kernel, initrd: bytes, command_line: str, *, ram_below_4g: int, initrd_name: str = "initrd"
 ) -> dict[int, Content]:

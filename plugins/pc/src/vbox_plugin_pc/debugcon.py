@@ -26,6 +26,7 @@ from vbox_pdm import (
     hookimpl,
     key,
 )
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 
 READBACK = 0xE9
 BACKLOG = 0x10000
@@ -34,7 +35,7 @@ BACKLOG = 0x10000
 class Registers(RegisterMap):
     """The port."""
 
-    DATA = Reg8(0, "rw", reset=READBACK, effect="writes go to the stream; reads 0xE9")
+    DATA = Reg8(0, "rw", reset=READBACK, bits=0, effect="writes go to the stream; reads 0xE9")
 
 
 @frozen
@@ -86,6 +87,13 @@ class DebugConsole(Device[Config]):
         """Dropped: the port has no input."""
 
     def pdm_attach(self, lun: int) -> None:
+        self.char_sendable()
+
+    def pdm_detach(self, lun: int) -> None:
+        self.backlog.clear()  # an open end takes all
+
+    def pdm_resume(self) -> None:
+        # The stream below may be another one than when the state was saved.
         self.char_sendable()
 
     # --- state

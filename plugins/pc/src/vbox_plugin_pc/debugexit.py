@@ -14,12 +14,13 @@ from collections.abc import Callable
 from attrs import frozen
 
 from vbox_pdm import Device, DeviceClass, DeviceType, Ports, Reg8, RegisterMap, hookimpl, key
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 
 
 class Registers(RegisterMap):
     """The ports."""
 
-    EXIT = Reg8(0, "rw", effect="powers the VM off when it is written; reads 0")
+    EXIT = Reg8(0, count=4, stride=1, bits=0, effect="writes power the VM off")
 
 
 @frozen

@@ -27,6 +27,7 @@ Traps of the chip:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from attrs import frozen
 
@@ -37,7 +38,6 @@ from vbox_pdm import (
     DeviceType,
     PdmError,
     Ports,
-    Reg8,
     RegisterMap,
     State,
     StateError,
@@ -46,6 +46,8 @@ from vbox_pdm import (
     key,
 )
 from vbox_pdm.helpers import DmaTransfer
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
+from vbox_plugin_pc.dma_registers import PageRegisters, Registers, WordRegisters
 
 VERIFY, WRITE_MEMORY, READ_MEMORY = 0, 1, 2
 MODE_AUTO, MODE_DOWN, MODE_CASCADE = 0x10, 0x20, 0xC0
@@ -54,38 +56,8 @@ PAGE_OF = (7, 3, 1, 2, 15, 11, 9, 10)
 """Which of the sixteen page registers belongs to a channel."""
 UNIT_NS = 1_000
 """What a unit takes when more is to be moved than is bounded work."""
-MAX_CALLS = 4_096
+MAX_CALLS = 512
 """Calls of a device in one go."""
-
-
-class Registers(RegisterMap):
-    """One 8237A (controller 2 at every second port)."""
-
-    ADDRESS = Reg8(0, count=4, stride=2, effect="flip-flop: low, high")
-    COUNT = Reg8(1, count=4, stride=2, effect="flip-flop: low, high")
-    COMMAND = Reg8(
-        8,
-        "w",
-        fields={
-            "MEM": 0,
-            "HOLD": 1,
-            "OFF": 2,
-            "COMPRESSED": 3,
-            "ROTATE": 4,
-            "EXTENDED": 5,
-            "DREQ": 6,
-            "DACK": 7,
-        },
-    )
-    STATUS = Reg8(8, "r", fields={"TC": (0, 3), "REQUEST": (4, 7)}, effect="clears TC")
-    REQUEST = Reg8(9, "w", fields={"CHANNEL": (0, 1), "SET": 2})
-    SINGLE_MASK = Reg8(10, "w", fields={"CHANNEL": (0, 1), "SET": 2})
-    MODE = Reg8(11, "w", fields={"CHANNEL": (0, 1), "TYPE": (2, 3), "AUTO": 4, "DOWN": 5, "MODE": (6, 7)})
-    CLEAR_FLIP_FLOP = Reg8(12, "w")
-    MASTER_CLEAR = Reg8(13, "w")
-    TEMPORARY = Reg8(13, "r")
-    CLEAR_MASK = Reg8(14, "w")
-    ALL_MASK = Reg8(15, reset=0x0F)
 
 
 @frozen
@@ -106,7 +78,9 @@ class ChannelState(State, version=1):
 
 @frozen
 class ControllerState(State, version=1):
-    """One 8237A."""
+    """One 8237A.  `lines` are DREQ, which devices drive."""
+
+    across_reset: ClassVar[frozenset[str]] = frozenset({"lines"})
 
     channels: tuple[ChannelState, ...]
     command: int
@@ -449,22 +423,21 @@ class DmaControllers(Device[Config]):
         self.queue = self.helpers.queue("transfers", self.run)
         self.more = self.helpers.timer("more", Clock.VIRTUAL_SYNC, self.run_more)
         self.helpers.provide_dmac(self)
-        for number, (port, size) in enumerate(((0x00, 0x10), (0xC0, 0x20))):
-            controller = self.controllers[number]
+        maps: tuple[type[RegisterMap], ...] = (Registers, WordRegisters)
+        for number, (controller, port) in enumerate(zip(self.controllers, (0x00, 0xC0), strict=True)):
             region = Ports(
-                f"8237A {number + 1}",
-                size,
-                controller.read,
-                controller.write,
-                registers=Registers,
-                width=Width.BYTE,
-            )
+                f"8237A {number + 1}", 16 * controller.stride, controller.read, controller.write,
+                registers=maps[number], width=Width.BYTE,
+            )  # fmt: skip
             self.helpers.map_ports(port, region)
-        self.helpers.map_ports(0x80, Ports("pages", 16, self.read_page, self.write_page, width=Width.BYTE))
+        pages = Ports("pages", 16, self.read_page, self.write_page, registers=PageRegisters, width=Width.BYTE)
+        self.helpers.map_ports(0x80, pages)
         if self.config.high_page_enable:
-            self.helpers.map_ports(
-                0x480, Ports("high pages", 16, self.read_high_page, self.write_high_page, width=Width.BYTE)
-            )
+            high = Ports(
+                "high pages", 16, self.read_high_page, self.write_high_page,
+                registers=PageRegisters, width=Width.BYTE,
+            )  # fmt: skip
+            self.helpers.map_ports(0x480, high)
 
     def pdm_reset(self) -> None:
         for controller in self.controllers:

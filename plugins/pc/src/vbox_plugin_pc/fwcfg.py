@@ -42,6 +42,7 @@ from vbox_pdm import (
     optionrom,
 )
 from vbox_plugin_pc import bzimage, fwcfg_items, linuxboot
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 from vbox_plugin_pc.fwcfg_items import Content, u16, u32
 
 SELECTOR_PORT, DMA_PORT = 0x510, 0x514
@@ -62,15 +63,15 @@ _ROM_FOLDERS = ("genroms/", "vgaroms/")
 class Registers(RegisterMap):
     """Ports 510h and 511h."""
 
-    SELECT = Reg16(0, "w", effect="selects an item, at its beginning")
-    DATA = Reg8(1, "r", effect="the next byte of the item; zero behind its end")
+    SELECT = Reg16(0, "w", effect="selects an item, at its beginning", values=fwcfg_items.NAMES)
+    DATA = Reg8(1, "r", reset=ord("Q"), effect="the next byte of the item; zero behind its end")
 
 
 class DmaRegisters(RegisterMap):
     """Ports 514h to 51Bh, big-endian; reads give "QEMU CFG"."""
 
-    HIGH = Reg32(0, reset=0x554D4551, effect="high half of a descriptor's address")
-    LOW = Reg32(4, reset=0x47464320, effect="low half; starts the transfer")
+    HIGH = Reg32(0, reset=0x554D4551, bits=0, effect="writes give the high half of a descriptor's address")
+    LOW = Reg32(4, reset=0x47464320, bits=0, effect="writes give the low half and start the transfer")
 
 
 @frozen

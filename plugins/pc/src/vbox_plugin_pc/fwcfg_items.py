@@ -26,6 +26,8 @@ SETUP_ADDRESS, SETUP_SIZE, SETUP_DATA, FILE_DIR = range(0x16, 0x1A)
 FIRST_FILE: Final = 0x20
 ARCHITECTURE: Final = 0x8000
 ACPI_TABLES, SMBIOS, IRQ0_OVERRIDE, E820, HPET = range(ARCHITECTURE, ARCHITECTURE + 5)
+NAMES = {number: name for name, number in list(globals().items()) if isinstance(number, int)}
+"""The names above, by number: for tracers."""
 
 VERSION_PORTS, VERSION_DMA = 1, 2
 LONGEST_NAME: Final = 55

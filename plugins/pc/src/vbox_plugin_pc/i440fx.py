@@ -38,6 +38,7 @@ from vbox_pdm import (
     State,
     hookimpl,
 )
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 
 ADDRESS_BITS = 0x80FFFFFC
 ENABLE = 1 << 31
@@ -58,15 +59,17 @@ class Registers(RegisterMap):
 
     CONFADD = Reg32(
         0,
+        bits=ADDRESS_BITS,
         fields={"REGISTER": (2, 7), "FUNCTION": (8, 10), "DEVICE": (11, 15), "BUS": (16, 23), "ENABLE": 31},
-        effect="address of the data ports; dword only",
+        values={ENABLE | at & 0xFC: name for name, at in (("PAM", PAM), ("SMRAM", SMRAM), ("TRC", TRC))},
+        effect="writes of a dword alone address the data ports",
     )
 
 
 class DataRegisters(RegisterMap):
     """Ports CFC..CFF."""
 
-    CONFDATA = Reg32(0, reset=None, effect="the addressed configuration register")
+    CONFDATA = Reg32(0, reset=0xFFFFFFFF, effect="writes go to the addressed configuration register")
 
 
 class Configuration(RegisterMap):

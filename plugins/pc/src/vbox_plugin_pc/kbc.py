@@ -39,10 +39,12 @@ from vbox_pdm import (
     RegisterMap,
     ResetSource,
     State,
+    StateError,
     Width,
     hookimpl,
     key,
 )
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 from vbox_plugin_pc.ps2_keyboard import TRANSLATION, KeyboardState, Ps2Keyboard
 from vbox_plugin_pc.ps2_mouse import MouseState, Ps2Mouse
 
@@ -60,11 +62,27 @@ SELF_TEST_OK, INTERFACE_OK, NO_PASSWORD, VERSION = 0x55, 0x00, 0xF1, 0x48
 # What an answer in the buffer came from.
 FROM_KEYBOARD, FROM_AUX = 0, STATUS_AUX
 
+COMMANDS = {
+    0x20: "READ_MODE", 0x60: "WRITE_MODE", 0xA1: "VERSION", 0xA4: "TEST_PASSWORD", 0xA5: "LOAD_PASSWORD",
+    0xA7: "AUX_OFF", 0xA8: "AUX_ON", 0xA9: "TEST_AUX", 0xAA: "SELF_TEST", 0xAB: "TEST_KEYBOARD",
+    0xAD: "KEYBOARD_OFF", 0xAE: "KEYBOARD_ON", 0xC0: "READ_INPUT_PORT", 0xC1: "POLL_LOW", 0xC2: "POLL_HIGH",
+    0xD0: "READ_OUTPUT_PORT", 0xD1: "WRITE_OUTPUT_PORT", 0xD2: "AS_KEYBOARD", 0xD3: "AS_AUX", 0xD4: "TO_AUX",
+    0xDD: "A20_OFF", 0xDF: "A20_ON", 0xE0: "READ_TEST_INPUTS", 0xFE: "RESET",
+}  # fmt: skip
+DEVICE_COMMANDS = {
+    0xE6: "SCALING_1_TO_1", 0xE7: "SCALING_2_TO_1", 0xE8: "RESOLUTION", 0xE9: "STATUS", 0xEA: "STREAM",
+    0xEB: "READ", 0xEC: "WRAP_OFF", 0xED: "LEDS", 0xEE: "ECHO or WRAP", 0xF0: "SCAN_SET or REMOTE",
+    0xF2: "IDENTIFY", 0xF3: "RATE", 0xF4: "ENABLE", 0xF5: "DISABLE", 0xF6: "DEFAULTS", 0xFE: "RESEND",
+    0xFF: "RESET",
+}  # fmt: skip
+"""What keyboard and mouse understand; where each has its own, that of the keyboard first."""
+
 
 class Registers(RegisterMap):
-    """Port 60."""
+    """Port 60.  What is written is an argument of the last command, or a command to a device."""
 
-    DATA = Reg8(0, effect="read: empties the output buffer; write: to the keyboard, or an argument")
+    OUTPUT = Reg8(0, "r", effect="empties the output buffer")
+    INPUT = Reg8(0, "w", values=DEVICE_COMMANDS)
 
 
 class CommandRegisters(RegisterMap):
@@ -74,9 +92,10 @@ class CommandRegisters(RegisterMap):
         0,
         "r",
         reset=STATUS_UNLOCKED | STATUS_COMMAND,
+        bits=0xBD,  # IBF, TIMEOUT and PARITY never show; bit 7 while the input port is polled
         fields={"OBF": 0, "IBF": 1, "SYS": 2, "A2": 3, "UNLOCKED": 4, "AUX": 5, "TIMEOUT": 6, "PARITY": 7},
     )
-    COMMAND = Reg8(0, "w", reset=None)
+    COMMAND = Reg8(0, "w", reset=None, values=COMMANDS)
 
 
 @frozen
@@ -147,10 +166,19 @@ class Kbc(Device[Config]):
         self.mouse.reset()
         self.helpers.set_a20(True)
         self._update_lines()
+        # Whose keys or motion had no room may try again.
+        self.keyboard.taken()
+        self.mouse.taken()
 
     def pdm_resume(self) -> None:
-        self.keyboard.resume()
-        self.mouse.resume()
+        self.keyboard.greet()
+        self.mouse.greet()
+
+    def pdm_attach(self, lun: int) -> None:
+        (self.mouse if lun else self.keyboard).greet()
+
+    def pdm_detach(self, lun: int) -> None:
+        (self.mouse if lun else self.keyboard).let_go()
 
     # --- ports
 
@@ -371,11 +399,15 @@ class Kbc(Device[Config]):
         )
 
     def pdm_load(self, state: KbcState) -> None:
-        self.status = state.status
-        self.mode = state.mode
+        if len(state.ram) != 32:
+            raise StateError(
+                "VERR_SSM_UNEXPECTED_DATA", f"pckbd: the controller's RAM has {len(state.ram)} bytes, not 32"
+            )
+        self.status = state.status & 0xFF
+        self.mode = state.mode & MODE_BITS
         self.ram = bytearray(state.ram)
-        self.output = state.output
-        self.argument_of = state.argument_of
+        self.output = state.output & 0xFF
+        self.argument_of = state.argument_of & 0xFF
         self.answers = deque(state.answers, maxlen=16)
         self.break_prefix = state.break_prefix
         self.polling = state.polling

@@ -45,7 +45,10 @@ RESUMING = frozenset({0x05, 0x09, 0x0A})
 class Port92(RegisterMap):
     """System control port A."""
 
-    PORT92 = Reg8(0, reset=A20, fields={"FAST_RESET": 0, "A20": 1}, effect="a rising FAST_RESET resets")
+    PORT92 = Reg8(
+        0, reset=A20, bits=FAST_RESET | A20, fields={"FAST_RESET": 0, "A20": 1},
+        effect="writes move A20; a rising FAST_RESET resets",
+    )  # fmt: skip
 
 
 class Coprocessor(RegisterMap):

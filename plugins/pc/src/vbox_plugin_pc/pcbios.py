@@ -25,6 +25,7 @@ from collections.abc import Callable
 from attrs import frozen
 
 from vbox_pdm import ConfigError, Device, DeviceClass, DeviceType, Rom, hookimpl, key
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 
 KIB, MIB, GIB4 = 1 << 10, 1 << 20, 4 << 30
 SMALLEST, LARGEST = 64 * KIB, 16 * MIB

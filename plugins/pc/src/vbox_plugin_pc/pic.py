@@ -23,6 +23,7 @@ Traps of the chip:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import frozen
 
@@ -38,6 +39,7 @@ from vbox_pdm import (
     Width,
     hookimpl,
 )
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 
 CASCADE = 2
 _CASCADE_BIT = 1 << CASCADE
@@ -49,15 +51,21 @@ class Registers(RegisterMap):
     """One 8259A: command port, data port."""
 
     ICW1 = Reg8(
-        0, "w", fields={"IC4": 0, "SNGL": 1, "ADI": 2, "LTIM": 3, "INIT": 4, "A7_5": (5, 7)}, when="D4=1"
-    )
+        0, "w", fields={"IC4": 0, "SNGL": 1, "ADI": 2, "LTIM": 3, "INIT": 4, "A7_5": (5, 7)},
+        values={0x11: "cascaded, with ICW4"}, when="D4=1",
+    )  # fmt: skip
     OCW2 = Reg8(0, "w", fields={"L": (0, 2), "EOI": 5, "SL": 6, "R": 7}, when="D4=0, D3=0")
     OCW3 = Reg8(0, "w", fields={"RIS": 0, "RR": 1, "P": 2, "SMM": 5, "ESMM": 6}, when="D4=0, D3=1")
     IRR = Reg8(0, "r", when="RIS=0")
     ISR = Reg8(0, "r", when="RIS=1")
-    POLL = Reg8(0, "r", fields={"W": (0, 2), "I": 7}, effect="acknowledges", when="after OCW3.P")
+    POLL = Reg8(  # either port: A0 does not matter
+        0, "r", count=2, stride=1, bits=0x87, fields={"W": (0, 2), "I": 7},
+        effect="acknowledges", when="after OCW3.P",
+    )  # fmt: skip
     ICW2 = Reg8(1, "w", fields={"T": (3, 7)}, when="after ICW1")
-    ICW3 = Reg8(1, "w", when="after ICW2, SNGL=0")
+    ICW3 = Reg8(
+        1, "w", values={_CASCADE_BIT: "a slave on IR2", CASCADE: "slave 2"}, when="after ICW2, SNGL=0"
+    )
     ICW4 = Reg8(1, "w", fields={"uPM": 0, "AEOI": 1, "MS": 2, "BUF": 3, "SFNM": 4}, when="last, IC4=1")
     OCW1 = Reg8(1, "rw", fields={"IMR": (0, 7)})
 
@@ -65,8 +73,8 @@ class Registers(RegisterMap):
 class ElcrRegisters(RegisterMap):
     """PIIX3: a set bit makes the line level triggered."""
 
-    ELCR1 = Reg8(0, fields={f"IRQ{n}": n for n in range(3, 8)})
-    ELCR2 = Reg8(1, fields={f"IRQ{8 + n}": n for n in (1, 2, 3, 4, 6, 7)})
+    ELCR1 = Reg8(0, bits=ELCR_WRITABLE[0], fields={f"IRQ{n}": n for n in range(3, 8)})
+    ELCR2 = Reg8(1, bits=ELCR_WRITABLE[1], fields={f"IRQ{8 + n}": n for n in (1, 2, 3, 4, 6, 7)})
 
 
 def _priority_rows() -> tuple[list[bytes], list[bytes]]:
@@ -93,7 +101,7 @@ _FIRST, _ABOVE = _priority_rows()
 
 
 @frozen
-class ChipState(State, version=1):
+class ChipState(State, version=2):
     """One 8259A."""
 
     pins: int
@@ -112,7 +120,11 @@ class ChipState(State, version=1):
     poll: bool
     special_mask: bool
     rotate_auto: bool
-    out: bool
+
+    @classmethod
+    def upgrade(cls, version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had the INT output, which follows from the rest."""
+        return {name: value for name, value in fields.items() if name != "out"}
 
 
 @frozen
@@ -292,9 +304,13 @@ class Chip:
             allowed |= 1 << self.first[isr] & self.icw3
         self.open = allowed & ~self.imr
 
+    def asks(self) -> bool:
+        """What INT must be."""
+        return (self.latch | self.pins & self.sense) & self.open != 0
+
     def settle(self) -> None:
         """Drive INT as the state demands."""
-        out = (self.latch | self.pins & self.sense) & self.open != 0
+        out = self.asks()
         if out is not self.out:
             self.out = out
             self.drive(out)
@@ -349,7 +365,6 @@ class Chip:
             poll=self.poll,
             special_mask=self.special_mask,
             rotate_auto=self.rotate_auto,
-            out=self.out,
         )
 
     def load(self, state: ChipState) -> None:
@@ -361,8 +376,8 @@ class Chip:
         self.expects, self.ready = state.expects, state.ready
         self.read_isr, self.poll = state.read_isr, state.poll
         self.special_mask, self.rotate_auto = state.special_mask, state.rotate_auto
-        self.out = state.out
         self.derive()
+        self.out = self.asks()
 
     def describe(self) -> str:
         asking = self.latch | self.pins & self.sense
@@ -483,9 +498,9 @@ class PicPair(Device[NoConfig]):
         return PicState(self.master.save(), self.slave.save())
 
     def pdm_load(self, state: PicState) -> None:
+        """INTR is loaded by the host."""
         self.master.load(state.master)
         self.slave.load(state.slave)
-        self.cpu.interrupt(self.master.out)
 
     def pdm_info(self, arguments: str) -> str:
         return f"master: {self.master.describe()}\nslave:  {self.slave.describe()}\n"

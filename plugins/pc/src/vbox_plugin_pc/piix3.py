@@ -39,6 +39,7 @@ from vbox_pdm import (
     Width,
     hookimpl,
 )
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 
 PIRQRC, SMICNTL, SMIEN, SMIREQ = 0x60, 0xA0, 0xA2, 0xAA
 ROUTE_DISABLED = 0x80
@@ -50,13 +51,13 @@ SMI_APMC = 1 << 7
 class Registers(RegisterMap):
     """Port CF9."""
 
-    RC = Reg8(0, fields={"HARD": 1, "RESET": 2}, effect="RESET 0 -> 1 resets")
+    RC = Reg8(0, bits=0x06, fields={"HARD": 1, "RESET": 2}, effect="writes of RESET 0 -> 1 reset")
 
 
 class ApmRegisters(RegisterMap):
     """Ports B2 and B3."""
 
-    APMC = Reg8(0, effect="asks for SMI#, where SMIEN allows")
+    APMC = Reg8(0, effect="writes ask for SMI#, where SMIEN allows")
     APMS = Reg8(1)
 
 

@@ -19,6 +19,7 @@ Traps of the chip:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attrs import frozen
 
@@ -35,6 +36,7 @@ from vbox_pdm import (
     hookimpl,
     key,
 )
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 from vbox_plugin_pc.pit_counter import Counter, CounterState
 
 FREQUENCY = 1_193_182
@@ -48,9 +50,10 @@ REFRESH_CLOCKS = 18
 class Registers(RegisterMap):
     """The 8254."""
 
-    COUNTER0 = Reg8(0, reset=None)
-    COUNTER1 = Reg8(1, reset=None)
-    COUNTER2 = Reg8(2, reset=None)
+    # What they read at first is undefined; each read takes what was latched, or one of two bytes.
+    COUNTER0 = Reg8(0, reset=None, effect="the latched status or count first; low and high byte in turn")
+    COUNTER1 = Reg8(1, reset=None, effect="as of COUNTER0")
+    COUNTER2 = Reg8(2, reset=None, effect="as of COUNTER0")
     CONTROL = Reg8(3, "w", fields={"BCD": 0, "M": (1, 3), "RW": (4, 5), "SC": (6, 7)}, when="SC<3, RW>0")
     LATCH = Reg8(3, "w", fields={"SC": (6, 7)}, when="SC<3, RW=0")
     READ_BACK = Reg8(3, "w", fields={"CNT": (1, 3), "nSTATUS": 4, "nCOUNT": 5}, when="SC=3")
@@ -61,6 +64,7 @@ class SystemControl(RegisterMap):
 
     NMISC = Reg8(
         0,
+        bits=0x3F,  # nobody raises SERR# or IOCHK#
         fields={
             "GATE2": 0,
             "SPEAKER": 1,
@@ -81,12 +85,19 @@ class Config:
 
 
 @frozen
-class PitState(State, version=1):
-    """All counters; `edge` is the clock that the timer of counter 0 waits for, or -1."""
+class PitState(State, version=2):
+    """All counters at the clock of saving; `edge` is the clock that the timer of counter 0 waits for, or
+    -1; `refresh_from` the one from which on refreshes are counted."""
 
     counters: tuple[CounterState, ...]
     control: int
     edge: int
+    refresh_from: int
+
+    @classmethod
+    def upgrade(cls, version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 counted refreshes from the clock 0 on."""
+        return {**fields, "refresh_from": 0}
 
 
 def clock_at(time: int) -> int:
@@ -112,6 +123,7 @@ class Pit(Device[Config]):
         self.set_irq = self.irq.set
         self.arm = self.timer.set
         self.now = self.helpers.now
+        self.refresh_from = self.clock()
         region = Ports("8254", 4, self.read, self.write, registers=Registers, width=Width.BYTE)
         self.helpers.map_ports(self.config.base, region)
         self.helpers.map_ports(
@@ -127,6 +139,7 @@ class Pit(Device[Config]):
         self.control = 0
         self.edge = -1
         self.timer.stop()
+        self.refresh_from = self.clock()  # the toggle begins anew, with 0
         self.irq.set(False)
 
     # --- the 8254
@@ -167,7 +180,7 @@ class Pit(Device[Config]):
         clock = self.clock()
         refresh = self.counters[1]
         period = refresh.count if refresh.written and refresh.mode in (2, 3) else REFRESH_CLOCKS
-        toggle = clock // period & 1
+        toggle = (clock - self.refresh_from) // period & 1
         return self.control | toggle << 4 | self.counters[2].level(clock) << 5
 
     def write_control(self, offset: int, size: int, value: int) -> None:
@@ -225,13 +238,19 @@ class Pit(Device[Config]):
     # --- state
 
     def pdm_save(self) -> PitState:
-        return PitState(tuple(counter.save() for counter in self.counters), self.control, self.edge)
+        clock = self.clock()
+        for counter in self.counters:
+            counter.sync(clock)  # when somebody last looked at it is no part of the state
+        return PitState(
+            tuple(counter.save() for counter in self.counters), self.control, self.edge, self.refresh_from
+        )
 
     def pdm_load(self, state: PitState) -> None:
         for counter, saved in zip(self.counters, state.counters, strict=True):
             counter.load_state(saved)
         self.control = state.control & 0x0F
         self.edge = state.edge
+        self.refresh_from = state.refresh_from
 
     def pdm_info(self, arguments: str) -> str:
         clock = self.clock()

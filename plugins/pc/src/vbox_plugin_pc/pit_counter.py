@@ -103,7 +103,7 @@ class Counter:
 
     def program(self, control: int, clock: int) -> None:
         """A control word (its low six bits)."""
-        self.shown = self.value(clock) if self.loaded else self.shown
+        self.shown = self.value(clock)  # where it stands, until a new count is loaded
         self.control = control
         self.access = control >> 4
         mode = control >> 1 & 7

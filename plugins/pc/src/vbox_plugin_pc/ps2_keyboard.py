@@ -25,7 +25,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from vbox_pdm import Clock, DeviceHelpers, KeyboardBelow, State
+from vbox_pdm import Clock, DeviceHelpers, KeyboardBelow, State, StateError
 
 BUFFER_SIZE = 16
 LONGEST_SEQUENCE = 8  # Pause, or a grey key between fake shifts of both hands
@@ -506,9 +506,17 @@ class Ps2Keyboard:
 
     def load(self, state: KeyboardState) -> None:
         """The opposite of `save`."""
+        keys = (*state.held, *state.releases, *(() if state.repeating is None else (state.repeating,)))
+        if (
+            not 1 <= state.scan_set <= 3
+            or len(state.types) != 256
+            or len(state.codes) > BUFFER_SIZE + 1  # the overrun code may come on top
+            or not all(usage in SET2 or usage in (PRINT_SCREEN, PAUSE) for usage in keys)
+        ):
+            raise StateError("VERR_SSM_UNEXPECTED_DATA", "pckbd: the keyboard's state is impossible")
         self.enabled = state.enabled
         self.scan_set = state.scan_set
-        self.rate = state.rate
+        self.rate = state.rate & 0x7F
         self.leds = state.leds
         self.command = state.command
         self.answers = deque(state.answers)
@@ -521,7 +529,14 @@ class Ps2Keyboard:
         self.repeating = state.repeating
         self.refused = state.refused
 
-    def resume(self) -> None:
-        """The source of keys may be another one than when the state was saved."""
+    # --- another source of keys
+
+    def greet(self) -> None:
+        """The source may be another one than before: a new one, or after a load."""
         self._tell_leds()
         self.taken()
+
+    def let_go(self) -> None:
+        """The source goes, and nobody else will release what it held."""
+        self.refused = False
+        self.key_release_all()

@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from attrs import define, frozen
 
-from vbox_pdm import Clock, DeviceHelpers, MouseBelow, State
+from vbox_pdm import Clock, DeviceHelpers, MouseBelow, State, StateError
 from vbox_plugin_pc.ps2_keyboard import Wire
 
 ACK, RESEND, BAT_OK = 0xFA, 0xFE, 0xAA
@@ -99,6 +99,8 @@ class MouseState(State, version=1):
 
 class Ps2Mouse:
     """A mouse on a PS/2 wire; also the upper end of LUN 1."""
+
+    transient = frozenset({"told"})  # the source is told again whenever it may be another one
 
     enabled: bool
     remote: bool
@@ -421,6 +423,8 @@ class Ps2Mouse:
 
     def load(self, state: MouseState) -> None:
         """The opposite of `save`."""
+        if state.rate not in RATES or len(state.events) % 6:
+            raise StateError("VERR_SSM_UNEXPECTED_DATA", "pckbd: the mouse's state is impossible")
         self.enabled = state.enabled
         self.remote = state.remote
         self.wrapped = state.wrapped
@@ -440,8 +444,16 @@ class Ps2Mouse:
         self.reported = state.reported
         self.refused = state.refused
 
-    def resume(self) -> None:
-        """The source of motion may be another one than when the state was saved."""
+    # --- another source of motion
+
+    def greet(self) -> None:
+        """The source may be another one than before: a new one, or after a load."""
         self.told = not self._listening
         self._tell_modes()
         self.taken()
+
+    def let_go(self) -> None:
+        """The source goes, and nobody else will release its buttons."""
+        if self.buttons:
+            self.mouse_event(0, 0, 0, 0, 0)
+        self.refused = False

@@ -29,6 +29,7 @@ Traps of the chip:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 from attrs import frozen
 
@@ -46,6 +47,7 @@ from vbox_pdm import (
     hookimpl,
     key,
 )
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 from vbox_plugin_pc.rtc_calendar import CENTURY, YEAR, Format
 
 REG_A, REG_B, REG_C, REG_D = 10, 11, 12, 13
@@ -55,20 +57,12 @@ SET, PIE, AIE, UIE, SQWE, DM, HOURS24 = 0x80, 0x40, 0x20, 0x10, 0x08, 0x04, 0x02
 IRQF, PF, AF, UF = 0x80, 0x40, 0x20, 0x10
 VRT = 0x80
 _ENABLES = PIE | AIE | UIE  # the bits of their flags in C
+_RESET_CLEARS = _ENABLES | SQWE  # of B
 
 SECOND = 1_000_000_000
 UIP_LEAD = 244_140
 """ns between the rise of UIP and the update: eight clocks of the crystal."""
 HALF_SECOND = 500_000_000
-
-
-class PortRegisters(RegisterMap):
-    """The ports."""
-
-    INDEX = Reg8(0, "w", fields={"ADDRESS": (0, 6), "NMI_OFF": 7})
-    DATA = Reg8(1, reset=None)
-    INDEX2 = Reg8(2, "w", fields={"ADDRESS": (0, 6)})
-    DATA2 = Reg8(3, reset=None)
 
 
 class Registers(RegisterMap):
@@ -95,6 +89,18 @@ class Registers(RegisterMap):
     CENTURY = Reg8(0x32, reset=None)
 
 
+class PortRegisters(RegisterMap):
+    """The ports."""
+
+    INDEX = Reg8(
+        0, "w", fields={"ADDRESS": (0, 6), "NMI_OFF": 7}, effect="bit 7 masks NMI",
+        values={register.offset: name for name, register in Registers.registers.items()},
+    )  # fmt: skip
+    DATA = Reg8(1, reset=None, effect="register C is cleared by reading")
+    INDEX2 = Reg8(2, "w", fields={"ADDRESS": (0, 6)})
+    DATA2 = Reg8(3, reset=None)  # the battery keeps it
+
+
 @frozen
 class Config:
     base: int = key(0x70, span=(0, 0xFFFC), help="first of the four ports")
@@ -104,17 +110,34 @@ class Config:
 
 
 @frozen
-class RtcState(State, version=1):
-    """CMOS and the divider chain; times in ns of Clock.VIRTUAL_SYNC."""
+class RtcState(State, version=2):
+    """CMOS and the divider chain; times in ns.
+
+    The battery keeps all of it over a reset but the indices, the flags, and `enables`: what a reset clears
+    of register B, which is 0 in `cmos`.  `behind` is the part of a second by which the wall clock
+    had gone elsewhere when it was last followed.
+    """
+
+    across_reset: ClassVar[frozenset[str]] = frozenset({"cmos", "phase", "held", "behind"})
 
     cmos: bytes
+    enables: int
     index: int
     index2: int
     flags: int
     phase: int
-    second: int
     held: int
-    ticks: int
+    behind: int
+
+    @classmethod
+    def upgrade(cls, version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had all of register B in `cmos`, from where pdm_load takes it as well; and `second`
+        and `ticks`, which follow from the time."""
+        rest = {name: value for name, value in fields.items() if name not in ("second", "ticks")}
+        return {**rest, "enables": 0, "behind": 0}
+
+
+_FORMATS = {dm | hours24: Format(bool(dm), bool(hours24)) for dm in (0, DM) for hours24 in (0, HOURS24)}
 
 
 def rate_of(register_a: int) -> int:
@@ -128,12 +151,13 @@ def rate_of(register_a: int) -> int:
 class RealTimeClock(Device[Config]):
     """The chip.  The chain's time is `now + phase`: whole seconds of it are updates."""
 
+    transient = frozenset({"wall"})  # where the host's clock is; `behind` of a saved state tells the rest
+
     def pdm_construct(self) -> None:
         self.cmos = bytearray(256)
         self.cmos[REG_A], self.cmos[REG_B], self.cmos[REG_D] = 0x26, HOURS24, VRT
         self.index, self.index2 = 0, 0x80
         self.flags = 0
-        self.format = Format(False, True)
         self.irq = self.helpers.isa_irq(self.config.irq)
         self.periodic = self.helpers.timer("periodic", Clock.VIRTUAL_SYNC, self.update)
         self.updates = self.helpers.timer("update", Clock.VIRTUAL_SYNC, self.update)
@@ -149,13 +173,12 @@ class RealTimeClock(Device[Config]):
         self.held = -1
         """Of a chain that stands: where in its second; -1 while it runs."""
         self.phase = wall % SECOND - now
-        self.second = 0
-        self.ticks = self.ticks_at(now)
-        self.wall = wall - now
+        self.count_from(now)
+        self.wall_is_right()
 
     def pdm_reset(self) -> None:
         self.sync()
-        self.cmos[REG_B] &= ~(_ENABLES | SQWE)
+        self.cmos[REG_B] &= ~_RESET_CLEARS
         self.flags = 0
         self.index, self.index2 = 0, 0x80
         self.follow()
@@ -235,22 +258,31 @@ class RealTimeClock(Device[Config]):
         self.cmos[REG_A] = value
         if self.held >= 0 and value & DV == DV_RUN:
             self.phase, self.held = self.held - now, -1
-            self.second = 0
-            self.wall = self.helpers.utc_now() - now
-        self.ticks = self.ticks_at(now)
+            self.wall_is_right()
+        self.count_from(now)
         self.follow()
 
     def write_b(self, value: int) -> None:
-        now = self.sync()
+        self.sync()
         if value & SET:
             value &= ~UIE
         elif self.cmos[REG_B] & SET:
-            self.wall = self.helpers.utc_now() - now
+            self.wall_is_right()
         self.cmos[REG_B] = value
-        self.format = Format(bool(value & DM), bool(value & HOURS24))
         self.follow()
 
     # --- time
+
+    @property
+    def format(self) -> Format:
+        """As register B says."""
+        return _FORMATS[self.cmos[REG_B] & (DM | HOURS24)]
+
+    def count_from(self, now: int) -> None:
+        """Seconds and ticks up to `now` are over and done with; a chain that stands has none."""
+        running = self.held < 0
+        self.second = (now + self.phase) // SECOND if running else 0
+        self.ticks = self.ticks_at(now) if running else 0
 
     def ticks_at(self, now: int) -> int:
         """Periods of the periodic interrupt in the chain's time."""
@@ -261,8 +293,8 @@ class RealTimeClock(Device[Config]):
             return False
         return (now + self.phase) % SECOND >= SECOND - UIP_LEAD
 
-    def sync(self) -> int:
-        """Bring bytes and flags up to date; returns the time."""
+    def sync(self, *, follow: bool = True) -> int:
+        """Bring bytes and flags up to date, perhaps without a look at the wall clock; returns the time."""
         now = self.helpers.now(Clock.VIRTUAL_SYNC)
         if self.held >= 0:
             return now
@@ -272,11 +304,8 @@ class RealTimeClock(Device[Config]):
         if not self.cmos[REG_B] & SET:
             if passed > 0:
                 self.flags |= UF
-            away = self.helpers.utc_now() - now - self.wall
-            if not -SECOND < away < SECOND:
-                jump = away // SECOND if away > 0 else -(-away // SECOND)
-                self.wall += jump * SECOND
-                passed += jump
+            if follow:
+                passed += self.wall_jump()
             if passed:
                 alarm = self.format.seconds_to_alarm(self.cmos)
                 if alarm is not None and alarm <= passed:
@@ -287,6 +316,19 @@ class RealTimeClock(Device[Config]):
             self.ticks = ticks
             self.flags |= PF
         return now
+
+    def wall_is_right(self) -> None:
+        """The clock bytes are to count from here on, wherever the wall clock is."""
+        self.wall = self.helpers.utc_now() - self.helpers.now(Clock.VIRTUAL_SYNC)
+        self.behind = 0
+
+    def wall_jump(self) -> int:
+        """Whole seconds by which the wall clock has gone elsewhere, to be added; the rest stays behind."""
+        away = self.helpers.utc_now() - self.helpers.now(Clock.VIRTUAL_SYNC) - self.wall
+        jump = away // SECOND if away > 0 else -(-away // SECOND)
+        self.wall += jump * SECOND
+        self.behind = away - jump * SECOND
+        return jump
 
     def update(self) -> None:
         """A timer, or the end of a pause."""
@@ -322,16 +364,19 @@ class RealTimeClock(Device[Config]):
     # --- state
 
     def pdm_save(self) -> RtcState:
-        self.sync()
+        self.sync(follow=False)  # nothing happens while the VM is suspended
+        cmos = bytearray(self.cmos)
+        enables = cmos[REG_B] & _RESET_CLEARS
+        cmos[REG_B] ^= enables
         return RtcState(
-            bytes(self.cmos),
+            bytes(cmos),
+            enables,
             self.index,
             self.index2,
             self.flags,
             self.phase,
-            self.second,
             self.held,
-            self.ticks,
+            self.behind,
         )
 
     def pdm_load(self, state: RtcState) -> None:
@@ -341,12 +386,14 @@ class RealTimeClock(Device[Config]):
                 "VERR_SSM_UNEXPECTED_DATA", f"mc146818: CMOS has {len(state.cmos)} bytes, not 256"
             )
         self.cmos[:] = state.cmos
+        self.cmos[REG_B] |= state.enables & _RESET_CLEARS
         self.index, self.index2 = state.index & 0x7F, state.index2 & 0x7F | 0x80
         self.flags = state.flags & _ENABLES
-        self.phase, self.second, self.held, self.ticks = state.phase, state.second, state.held, state.ticks
-        b = self.cmos[REG_B]
-        self.format = Format(bool(b & DM), bool(b & HOURS24))
-        self.wall = self.helpers.utc_now() - self.helpers.now(Clock.VIRTUAL_SYNC)
+        self.phase, self.held = state.phase, state.held
+        self.count_from(self.helpers.now(Clock.VIRTUAL_SYNC))
+        self.wall_is_right()
+        self.behind = state.behind
+        self.wall -= state.behind
 
     def pdm_info(self, arguments: str) -> str:
         self.sync()

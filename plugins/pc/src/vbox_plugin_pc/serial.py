@@ -39,6 +39,7 @@ from vbox_pdm import (
     hookimpl,
     key,
 )
+from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 from vbox_plugin_pc.serial_registers import Registers, character_time, line_settings
 from vbox_plugin_pc.serial_state import SerialState
 
@@ -80,6 +81,9 @@ class Config:
 class Serial(Device[Config]):
     """One UART with a character stream below."""
 
+    # What the stream was told: it is told again whenever it may be another one.
+    transient = frozenset({"told_parameters", "told_lines", "told_break"})
+
     ier: int
     iir: int  # without the FIFO bits
     fifo_enabled: bool
@@ -89,7 +93,7 @@ class Serial(Device[Config]):
     direct: bool  # a character goes from THR to the stream: no pacing, no loopback, no break
     mcr: int
     lsr: int
-    msr: int
+    deltas: int  # of MSR; the rest of it are the inputs
     scratch: int
     divisor: int
     received: deque[int]  # the FIFO, or RBR
@@ -114,6 +118,7 @@ class Serial(Device[Config]):
         self.reported_lines: int | None = None
         self.told_parameters: tuple[int, int, str, float] | None = None
         self.told_lines = (False, False)
+        self.told_break = False
         self._power_on_values()
         self.reads: tuple[Callable[[], int], ...] = (
             self._read_data, self._read_ier, self._read_iir, lambda: self.lcr,
@@ -126,7 +131,7 @@ class Serial(Device[Config]):
         self.connected = False
         self.stream = helpers.lun(0, CharStream, "character stream")
         self.connected = self.stream.connected
-        self.msr = self._lines()
+        self.deltas = 0
         helpers.map_ports(
             self.config.io_base,
             Ports("uart", 8, self.read, self.write, registers=Registers, width=Width.BYTE),
@@ -135,25 +140,26 @@ class Serial(Device[Config]):
     def pdm_reset(self) -> None:
         for timer in (self.sent_timer, self.idle_timer, self.wire_timer):
             timer.stop()
-        had_break = self.lcr & LCR_BREAK
         self._power_on_values()
-        self.msr = self._lines()
         self.line_high = False
         self.irq.set(False)
-        if had_break:
-            self.stream.char_break(False)
+        self._tell_break()
         self._tell_lines()
 
     def pdm_attach(self, lun: int) -> None:
+        before = self._lines()
         self.connected = True
         self.told_parameters = None
         self.told_lines = (False, False)
+        self.told_break = False
         self._tell_parameters()
+        self._tell_break()
         self._tell_lines()
-        self._modem_changed()
+        self._modem_changed(before)
         self.char_sendable()
 
     def pdm_detach(self, lun: int) -> None:
+        before = self._lines()
         self.connected = False
         self.reported_lines = None
         if self.stalled:
@@ -161,7 +167,7 @@ class Serial(Device[Config]):
             self.stalled = False
             self.shifting = None
             self._clear_transmitter()
-        self._modem_changed()
+        self._modem_changed(before)
 
     # --- what the stream below calls
 
@@ -206,8 +212,9 @@ class Serial(Device[Config]):
 
     def char_status(self, cts: bool, dsr: bool, ri: bool, dcd: bool) -> None:
         """The modem status inputs of the wire."""
+        before = self._lines()
         self.reported_lines = MSR_CTS * cts | MSR_DSR * dsr | MSR_RI * ri | MSR_DCD * dcd
-        self._modem_changed()
+        self._modem_changed(before)
 
     # --- registers
 
@@ -315,25 +322,20 @@ class Serial(Device[Config]):
         self.lcr = value
         self.word_mask = 0xFF >> (3 - (value & 3))
         self._set_direct()
-        if changed & LCR_BREAK:
-            if self.mcr & MCR_LOOP:
-                if value & LCR_BREAK:
-                    self._receive(0, LSR_BI)
-                    self._update()
-            else:
-                self.stream.char_break(bool(value & LCR_BREAK))
+        if changed & value & LCR_BREAK and self.mcr & MCR_LOOP:
+            self._receive(0, LSR_BI)
+            self._update()
+        self._tell_break()
         if not value & LCR_DLAB:
             self._tell_parameters()
 
     def _write_mcr(self, value: int) -> None:
-        changed = (value ^ self.mcr) & 0x1F
+        before = self._lines()
         self.mcr = value & 0x1F
         self._set_direct()
-        if changed & MCR_LOOP and self.lcr & LCR_BREAK:
-            # Loopback holds the wire idle; the break goes round inside instead.
-            self.stream.char_break(not value & MCR_LOOP)
+        self._tell_break()
         self._tell_lines()
-        self._modem_changed()
+        self._modem_changed(before)
         if not self.mcr & MCR_LOOP:
             self._offer_room()
 
@@ -349,11 +351,11 @@ class Serial(Device[Config]):
         return lsr
 
     def _read_msr(self) -> int:
-        msr = self.msr
-        if msr & MSR_DELTAS:
-            self.msr = msr & ~MSR_DELTAS
+        deltas = self.deltas
+        if deltas:
+            self.deltas = 0
             self._update()
-        return msr
+        return self._lines() | deltas
 
     def _write_scratch(self, value: int) -> None:
         self.scratch = value
@@ -473,29 +475,31 @@ class Serial(Device[Config]):
 
     # --- lines
 
-    def _update(self) -> None:
-        """The highest pending interrupt, and the line that it drives."""
+    def _highest(self) -> int:
+        """The highest pending interrupt, as IIR says it."""
         ier = self.ier
         if ier & IER_LINE and self.lsr & LSR_ERRORS:
-            iir = IIR_LINE
-        elif ier & IER_RDA and len(self.received) >= self.trigger:
-            iir = IIR_RDA
-        elif ier & IER_RDA and self.timed_out:
-            iir = IIR_TIMEOUT
-        elif ier & IER_THRE and self.thre_pending:
-            iir = IIR_THRE
-        elif ier & IER_MODEM and self.msr & MSR_DELTAS:
-            iir = IIR_MODEM
-        else:
-            iir = IIR_NONE
-        self.iir = iir
+            return IIR_LINE
+        if ier & IER_RDA and len(self.received) >= self.trigger:
+            return IIR_RDA
+        if ier & IER_RDA and self.timed_out:
+            return IIR_TIMEOUT
+        if ier & IER_THRE and self.thre_pending:
+            return IIR_THRE
+        if ier & IER_MODEM and self.deltas:
+            return IIR_MODEM
+        return IIR_NONE
+
+    def _update(self) -> None:
+        """The interrupt line follows."""
+        iir = self.iir = self._highest()
         high = iir != IIR_NONE and bool(self.mcr & MCR_OUT2)
         if high != self.line_high:
             self.line_high = high
             self.irq.set(high)
 
     def _lines(self) -> int:
-        """MSR bits 4..7: the inputs, or in loopback the outputs."""
+        """MSR bits 4..7: the inputs; in loopback the outputs."""
         mcr = self.mcr
         if mcr & MCR_LOOP:
             return (mcr & MCR_RTS) << 3 | (mcr & MCR_DTR) << 5 | (mcr & (MCR_OUT1 | MCR_OUT2)) << 4
@@ -503,13 +507,12 @@ class Serial(Device[Config]):
             return self.reported_lines
         return LINES_CONNECTED if self.connected else 0
 
-    def _modem_changed(self) -> None:
-        """Deltas of the inputs; RI counts only when it ends."""
-        before, now = self.msr & 0xF0, self._lines()
-        deltas = (before ^ now) >> 4 & ~MSR_TERI
+    def _modem_changed(self, before: int) -> None:
+        """The inputs were `before`: deltas; RI counts only when it ends."""
+        now = self._lines()
+        self.deltas |= (before ^ now) >> 4 & ~MSR_TERI
         if before & ~now & MSR_RI:
-            deltas |= MSR_TERI
-        self.msr = now | self.msr & MSR_DELTAS | deltas
+            self.deltas |= MSR_TERI
         self._update()
 
     def _tell_lines(self) -> None:
@@ -522,6 +525,13 @@ class Serial(Device[Config]):
             self.told_lines = lines
             self.stream.char_lines(*lines)
 
+    def _tell_break(self) -> None:
+        # Loopback holds the wire idle; the break goes round inside instead.
+        level = bool(self.lcr & LCR_BREAK and not self.mcr & MCR_LOOP)
+        if level != self.told_break:
+            self.told_break = level
+            self.stream.char_break(level)
+
     def _tell_parameters(self) -> None:
         parameters = line_settings(self.lcr, self.divisor)
         if parameters != self.told_parameters:
@@ -531,7 +541,7 @@ class Serial(Device[Config]):
     # --- state
 
     def _power_on_values(self) -> None:
-        self.ier = self.lcr = self.mcr = self.msr = self.scratch = self.last_received = 0
+        self.ier = self.lcr = self.mcr = self.deltas = self.scratch = self.last_received = 0
         self.iir = IIR_NONE
         self.lsr = LSR_THRE | LSR_TEMT
         self.fifo_enabled = self.timed_out = self.thre_pending = self.stalled = False
@@ -545,22 +555,24 @@ class Serial(Device[Config]):
 
     def pdm_save(self) -> SerialState:
         return SerialState(
-            ier=self.ier, iir=self.iir, fifo_enabled=self.fifo_enabled, trigger=self.trigger,
-            lcr=self.lcr, word_mask=self.word_mask, mcr=self.mcr, lsr=self.lsr, msr=self.msr,
-            scratch=self.scratch, divisor=self.divisor, received=bytes(self.received),
-            received_errors=bytes(self.received_errors), last_received=self.last_received,
-            timed_out=self.timed_out, thre_pending=self.thre_pending, waiting=bytes(self.waiting),
+            ier=self.ier, fifo_enabled=self.fifo_enabled, trigger=self.trigger,
+            lcr=self.lcr, word_mask=self.word_mask, mcr=self.mcr, lsr=self.lsr,
+            deltas=self.deltas, scratch=self.scratch, divisor=self.divisor,
+            received=bytes(self.received), received_errors=bytes(self.received_errors),
+            last_received=self.last_received, timed_out=self.timed_out, thre_pending=self.thre_pending,
+            waiting=bytes(self.waiting),
             shifting=self.shifting, stalled=self.stalled, room_wanted=self.room_wanted,
             reported_lines=self.reported_lines,
         )  # fmt: skip
 
     def pdm_load(self, state: SerialState) -> None:
-        self.ier, self.iir = state.ier, state.iir
+        state.check(FIFO_SIZE)
+        self.ier = state.ier & 0x0F
         self.fifo_enabled, self.trigger = state.fifo_enabled, state.trigger
-        self.lcr, self.word_mask = state.lcr, state.word_mask
-        self.mcr, self.lsr, self.msr = state.mcr, state.lsr, state.msr
+        self.lcr, self.word_mask = state.lcr & 0xFF, state.word_mask & 0xFF
+        self.mcr, self.lsr = state.mcr & 0x1F, state.lsr & 0xFF
         self._set_direct()
-        self.scratch, self.divisor = state.scratch, state.divisor
+        self.scratch, self.divisor = state.scratch & 0xFF, state.divisor & 0xFFFF
         self.received = deque(state.received)
         self.received_errors = deque(state.received_errors)
         self.last_received, self.timed_out = state.last_received, state.timed_out
@@ -568,11 +580,14 @@ class Serial(Device[Config]):
         self.waiting = deque(state.waiting)
         self.shifting, self.stalled = state.shifting, state.stalled
         self.room_wanted, self.reported_lines = state.room_wanted, state.reported_lines
+        self.deltas = state.deltas & MSR_DELTAS
+        self.iir = self._highest()
         self.line_high = self.iir != IIR_NONE and bool(self.mcr & MCR_OUT2)
 
     def pdm_resume(self) -> None:
         # The neighbour below may be another one than when the state was saved.
         self._tell_parameters()
+        self._tell_break()
         self._tell_lines()
         self.char_sendable()
 
@@ -584,7 +599,8 @@ class Serial(Device[Config]):
             f"FIFO {'on' if self.fifo_enabled else 'off'}\n"
             f"IER {Registers.IER.describe(self.ier)}  IIR {self.iir:#04x}  "
             f"MCR {Registers.MCR.describe(self.mcr)}\n"
-            f"LSR {Registers.LSR.describe(self.lsr)}  MSR {Registers.MSR.describe(self.msr)}\n"
+            f"LSR {Registers.LSR.describe(self.lsr)}  "
+            f"MSR {Registers.MSR.describe(self._lines() | self.deltas)}\n"
             f"received {len(self.received)}, waiting to be sent {len(self.waiting)}"
             f"{', the stream does not take them' if self.stalled else ''}"
         )

@@ -28,12 +28,14 @@ class Registers(RegisterMap):
     RBR = Reg8(0, "r", reset=None, effect="takes a character from the receiver", when="DLAB=0")
     THR = Reg8(0, "w", reset=None, effect="gives a character to the transmitter", when="DLAB=0")
     DLL = Reg8(0, reset=12, when="DLAB=1")
-    IER = Reg8(1, fields={"ERBFI": 0, "ETBEI": 1, "ELSI": 2, "EDSSI": 3}, when="DLAB=0")
+    IER = Reg8(1, bits=0x0F, fields={"ERBFI": 0, "ETBEI": 1, "ELSI": 2, "EDSSI": 3}, when="DLAB=0")
     DLM = Reg8(1, when="DLAB=1")
-    IIR = Reg8(2, "r", reset=1, fields={"NONE": 0, "ID": (1, 3), "FIFO": (6, 7)}, effect="clears THRE")
+    IIR = Reg8(
+        2, "r", reset=1, bits=0xCF, fields={"NONE": 0, "ID": (1, 3), "FIFO": (6, 7)}, effect="clears THRE"
+    )
     FCR = Reg8(2, "w", fields={"ENABLE": 0, "CLEAR_RX": 1, "CLEAR_TX": 2, "DMA": 3, "TRIGGER": (6, 7)})
     LCR = Reg8(3, fields={"WLS": (0, 1), "STB": 2, "PEN": 3, "EPS": 4, "STICK": 5, "BREAK": 6, "DLAB": 7})
-    MCR = Reg8(4, fields={"DTR": 0, "RTS": 1, "OUT1": 2, "OUT2": 3, "LOOP": 4})
+    MCR = Reg8(4, bits=0x1F, fields={"DTR": 0, "RTS": 1, "OUT1": 2, "OUT2": 3, "LOOP": 4})
     LSR = Reg8(
         5,
         "r",
@@ -44,7 +46,7 @@ class Registers(RegisterMap):
     MSR = Reg8(
         6,
         "r",
-        reset=None,
+        reset=None,  # the inputs
         fields={"DCTS": 0, "DDSR": 1, "TERI": 2, "DDCD": 3, "CTS": 4, "DSR": 5, "RI": 6, "DCD": 7},
         effect="clears DCTS, DDSR, TERI, DDCD",
     )

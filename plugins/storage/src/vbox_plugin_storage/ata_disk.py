@@ -74,6 +74,8 @@ class AtaDisk(Driver[Config]):
 
     above: DriveAbove
     below: MediaBelow
+    transient = frozenset({"previous"})
+    """Each command sets it, for itself."""
     info: MediaInfo | None
     native: int  # sectors of the medium
     accessible: int  # what SET MAX left of them

@@ -172,9 +172,12 @@ class Overlay(ImageDriver[Config]):
     # --- the medium below
 
     def media_changed(self) -> None:
-        """Another medium: what was written belonged to the old one."""
-        self.map.clear()
+        """Another medium: what was written belonged to the old one.  Only where it is known to be the
+        same again, it is kept."""
+        before = self.info
         self._take_medium()
+        if self.info is None or self.info != before or not self.info.identity:
+            self.map.clear()
         self.above.media_changed()
 
     def _take_medium(self) -> None:
@@ -294,6 +297,7 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
     register(
         DriverType(
             "overlay", Overlay, Config,
-            serves=Media, wants=Media, needs_below=True, summary="changes that are thrown away at the end",
+            serves=Media, wants=Media, needs_below=True, transparent=False,
+            summary="changes that are thrown away at the end",
         )
     )  # fmt: skip

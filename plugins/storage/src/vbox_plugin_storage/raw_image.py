@@ -20,6 +20,8 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -38,6 +40,9 @@ from vbox_pdm.media import NOT_MOUNTED
 from vbox_plugin_storage.file_io import punch_hole, read_into, write_from
 from vbox_plugin_storage.image_queue import ImageDriver, ImageQueue
 from vbox_plugin_storage.media_steps import total
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 
 @frozen
@@ -175,3 +180,15 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
     register(
         DriverType("raw-image", RawImage, Config, serves=Media, summary="a raw or ISO image, a block device")
     )
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: an image, and one whose last sector is not whole."""
+    from vbox_pdm.testing.conformance import Setup
+
+    image, odd = folder / "image.img", folder / "odd.img"
+    image.write_bytes(bytes(range(256)) * 1024)
+    odd.write_bytes(bytes(range(251)) * 1000)
+    missing = folder / "missing.img"
+    return Setup({"path": str(image)}, keys={"path": (str(odd), str(folder), str(missing), "")})

@@ -53,6 +53,9 @@ class Planes:
 
     `listening` is set by whoever wants to hear of the next store by `stored`; it stays the owner's."""
 
+    transient = frozenset({"bytes", "words", "dwords"})
+    """VRAM: the host saves it, and a reset leaves it alone."""
+
     def __init__(self, vram: memoryview, stored: Callable[[], None]) -> None:
         self.bytes = vram
         self.words = vram.cast("H")

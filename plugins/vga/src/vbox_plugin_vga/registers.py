@@ -10,53 +10,6 @@ from __future__ import annotations
 from vbox_pdm import Reg8, Reg16, RegisterMap
 
 
-class GeneralPorts(RegisterMap):
-    """Ports 3C0 to 3CF."""
-
-    ATTRIBUTE_INDEX = Reg8(0, fields={"INDEX": (0, 4), "PAS": 5}, effect="toggles the flip-flop")
-    ATTRIBUTE_WRITE = Reg8(0, "w", reset=None, when="flip-flop set", effect="toggles the flip-flop")
-    ATTRIBUTE_READ = Reg8(1, "r", reset=None)
-    MISC_WRITE = Reg8(
-        2,
-        "w",
-        fields={"COLOUR": 0, "RAM": 1, "CLOCK": (2, 3), "PAGE": 5, "HSYNC_NEG": 6, "VSYNC_NEG": 7},
-    )
-    ST00 = Reg8(2, "r", reset=None, fields={"SENSE": 4, "CRT_INT": 7})
-    SUBSYSTEM = Reg8(3, reset=1, fields={"ENABLE": 0})
-    SEQUENCER_INDEX = Reg8(4, fields={"INDEX": (0, 2)})
-    SEQUENCER_DATA = Reg8(5, reset=None)
-    PEL_MASK = Reg8(6, reset=0xFF)
-    PEL_READ_INDEX = Reg8(7, "w", reset=None, effect="loads the colour that 3C9 reads next")
-    PEL_STATE = Reg8(7, "r", fields={"STATE": (0, 1)})
-    PEL_WRITE_INDEX = Reg8(8)
-    PEL_DATA = Reg8(9, reset=None, effect="every third access steps to the next colour")
-    FEATURE_READ = Reg8(10, "r", fields={"FC0": 0, "FC1": 1, "VSYNC_SELECT": 3})
-    MISC_READ = Reg8(12, "r", fields=MISC_WRITE.fields)
-    GRAPHICS_INDEX = Reg8(14, fields={"INDEX": (0, 3)})
-    GRAPHICS_DATA = Reg8(15, reset=None)
-
-
-class CrtcPorts(RegisterMap):
-    """Ports 3B4 and 3B5, or 3D4 and 3D5."""
-
-    CRTC_INDEX = Reg8(0)
-    CRTC_DATA = Reg8(1, reset=None)
-
-
-class StatusPort(RegisterMap):
-    """Port 3BA or 3DA."""
-
-    ST01 = Reg8(0, "r", reset=None, fields={"BLANK": 0, "VRETRACE": 3}, effect="clears the flip-flop")
-    FEATURE_WRITE = Reg8(0, "w", fields=GeneralPorts.FEATURE_READ.fields)
-
-
-class DispiPorts(RegisterMap):
-    """Ports 1CE and 1CF, words."""
-
-    DISPI_INDEX = Reg16(0)
-    DISPI_DATA = Reg16(1, reset=None)
-
-
 class Sequencer(RegisterMap):
     """SR0 to SR7."""
 
@@ -166,7 +119,7 @@ class DispiRegisters(RegisterMap):
     """By index, words.  Those from 0B on are VirtualBox's."""
 
     ID = Reg16(0, reset=0xB0C0)
-    XRES = Reg16(1, effect="sets VIRT_WIDTH too")
+    XRES = Reg16(1, effect="write sets VIRT_WIDTH too")
     YRES = Reg16(2)
     BPP = Reg16(3)
     ENABLE = Reg16(4, fields={"ENABLED": 0, "GETCAPS": 1, "DAC8": 5, "LFB": 6, "NOCLEARMEM": 7})
@@ -177,6 +130,73 @@ class DispiRegisters(RegisterMap):
     Y_OFFSET = Reg16(9)
     VIDEO_MEMORY = Reg16(0x0A, "r", reset=None)
     FB_BASE_HIGH = Reg16(0x0B, "r", reset=None)
+
+
+_ON = "ENABLE=1"  # of SUBSYSTEM; else all ones are read
+_MINE = "ENABLE=1, COLOUR as the port"
+
+
+def indices(registers: type[RegisterMap], more: int = 0) -> dict[int, str]:
+    """What the values of an index register mean; `more` are other bits of it."""
+    return {
+        register.offset + at * register.stride | more: register.name
+        for register in registers.registers.values()
+        for at in range(register.count)
+    }
+
+
+class GeneralPorts(RegisterMap):
+    """Ports 3C0 to 3CF.  After reset all indices are 0, and so data ports show registers 0."""
+
+    ATTRIBUTE_INDEX = Reg8(
+        0, fields={"INDEX": (0, 4), "PAS": 5}, bits=0x3F, when=_ON, effect="write toggles the flip-flop",
+        values=indices(AttributeController) | indices(AttributeController, 0x20),
+    )  # fmt: skip
+    ATTRIBUTE_WRITE = Reg8(0, "w", when="flip-flop set", effect="write toggles the flip-flop")
+    ATTRIBUTE_READ = Reg8(1, "r", when=_ON)
+    MISC_WRITE = Reg8(
+        2,
+        "w",
+        fields={"COLOUR": 0, "RAM": 1, "CLOCK": (2, 3), "PAGE": 5, "HSYNC_NEG": 6, "VSYNC_NEG": 7},
+    )
+    ST00 = Reg8(2, "r", reset=0x10, bits=0x10, fields={"SENSE": 4, "CRT_INT": 7}, when=_ON)
+    SUBSYSTEM = Reg8(3, reset=1, bits=0x01, fields={"ENABLE": 0})
+    SEQUENCER_INDEX = Reg8(4, fields={"INDEX": (0, 2)}, bits=0x07, when=_ON, values=indices(Sequencer))
+    SEQUENCER_DATA = Reg8(5, bits=0x3F, when=_ON)
+    PEL_MASK = Reg8(6, reset=0xFF, when=_ON)
+    PEL_READ_INDEX = Reg8(7, "w", effect="write loads the colour that 3C9 reads next")
+    PEL_STATE = Reg8(7, "r", fields={"STATE": (0, 1)}, bits=0x03, when=_ON)
+    PEL_WRITE_INDEX = Reg8(8, when=_ON)
+    PEL_DATA = Reg8(9, when=_ON, effect="every third access steps to the next colour")
+    FEATURE_READ = Reg8(10, "r", fields={"FC0": 0, "FC1": 1, "VSYNC_SELECT": 3}, bits=0x0B, when=_ON)
+    MISC_READ = Reg8(12, "r", fields=MISC_WRITE.fields, bits=0xEF, when=_ON)
+    GRAPHICS_INDEX = Reg8(
+        14, fields={"INDEX": (0, 3)}, bits=0x0F, when=_ON, values=indices(GraphicsController)
+    )
+    GRAPHICS_DATA = Reg8(15, when=_ON)
+
+
+class CrtcPorts(RegisterMap):
+    """Ports 3B4 and 3B5, or 3D4 and 3D5."""
+
+    CRTC_INDEX = Reg8(0, when=_MINE, values=indices(CrtController))
+    CRTC_DATA = Reg8(1, when=_MINE)
+
+
+class StatusPort(RegisterMap):
+    """Port 3BA or 3DA.  What is read depends on the time."""
+
+    ST01 = Reg8(
+        0, "r", reset=None, fields={"BLANK": 0, "VRETRACE": 3}, when=_MINE, effect="clears the flip-flop"
+    )
+    FEATURE_WRITE = Reg8(0, "w", fields=GeneralPorts.FEATURE_READ.fields)
+
+
+class DispiPorts(RegisterMap):
+    """Ports 1CE and 1CF, words.  Of two bytes the high one comes first."""
+
+    DISPI_INDEX = Reg16(0, values=indices(DispiRegisters))
+    DISPI_DATA = Reg16(1, reset=0xB0C0)
 
 
 def stored_bits(registers: type[RegisterMap]) -> tuple[int, ...]:

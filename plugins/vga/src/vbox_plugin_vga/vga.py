@@ -22,13 +22,16 @@ Traps
 - A word written to an index port is index and data.
 - Firmware runs the ROM only when its ids are those of the function: they are made so.
 
-A screen below LUN 0 is told once that something changed, until it looks.  Stores through the linear frame
+A screen below LUN 0 is told once that something changed, until it looks, and whenever the VM goes on: what
+was said to it is no part of a saved state.  Stores through the linear frame
 buffer pass no handler: while a DISPI mode is set and a screen has looked, it is told again after 1/30 s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -53,7 +56,7 @@ from vbox_pdm import (
 )
 from vbox_plugin_vga import render
 from vbox_plugin_vga.dac import Dac
-from vbox_plugin_vga.dispi import BANK, DAC8, ENABLE, VIRT_WIDTH, XRES, YRES, Dispi
+from vbox_plugin_vga.dispi import BANK, BPP, DAC8, ENABLE, VIRT_WIDTH, XRES, YRES, Dispi
 from vbox_plugin_vga.geometry import SYNC_ON, Timing, timing
 from vbox_plugin_vga.planes import WINDOW, WINDOW_SIZE, Planes
 from vbox_plugin_vga.registers import (
@@ -70,6 +73,9 @@ from vbox_plugin_vga.registers import (
     stored_bits,
 )
 from vbox_plugin_vga.saved import VgaState
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 MIB = 1 << 20
 ROM_MOST = 128 * 1024
@@ -115,6 +121,7 @@ class Vga(Device[Config]):
     attribute: bytearray
     flip_flop: bool  # 3C0 takes data next
     timing: Timing
+    running = False  # the guest may draw
 
     def pdm_construct(self) -> None:
         helpers, config = self.helpers, self.config
@@ -156,6 +163,7 @@ class Vga(Device[Config]):
             self.planes.release()
 
     def pdm_power_on(self) -> None:
+        self.running = True
         self._announce()
 
     def pdm_reset(self) -> None:
@@ -164,10 +172,14 @@ class Vga(Device[Config]):
 
     def pdm_suspend(self) -> None:
         self.look_again.stop()
+        self.planes.listening = self.running = False
 
     def pdm_resume(self) -> None:
-        if self.planes.listening:
-            self._watch()
+        self.running = True
+        self._announce()  # after a loaded state it is another picture
+
+    def pdm_power_off(self) -> None:
+        self.pdm_suspend()
 
     def pdm_attach(self, lun: int) -> None:
         self._announce()
@@ -465,7 +477,7 @@ class Vga(Device[Config]):
     def _watch(self) -> None:
         """Somebody looks: the next change is to be told."""
         self.planes.listening = self.screen.connected
-        if self.dispi.enabled and self.planes.listening:
+        if self.dispi.enabled and self.planes.listening and self.running:
             self.look_again.set_relative(LOOK_AGAIN)
 
     def _registers(self) -> render.Registers:
@@ -587,3 +599,26 @@ def vbox_register_devices(register: Callable[[DeviceType], None]) -> None:
             device_class=DeviceClass.GRAPHICS, max_instances=1, summary="VGA with Bochs' DISPI modes",
         )
     )  # fmt: skip
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: an option ROM that only returns, little memory to be saved; and planes that
+    can be written and read, and a DISPI mode of 64 x 64 x 32 that a write of ENABLE sets."""
+    from vbox_pdm.testing.conformance import Setup
+
+    rom = optionrom.with_checksum(optionrom.padded(b"\x55\xaa\x00\xcb"))
+    planes = ((0x3C2, 0x63), (0x3C4, 0x0F02), (0x3C4, 0x0604), (0x3CE, 0x0506), (0x3CE, 0xFF08))
+    dispi = ((XRES, 64), (YRES, 64), (BPP, 32))
+    return Setup(
+        {"vram_size": MIB},
+        keys={"bios_rom": ("", "no-rom.bin"), "vram_size": (2 * MIB,)},
+        files={"vgabios-stdvga.bin": rom},
+        prepare=(
+            *(("port_write", port, 2 if value > 0xFF else 1, value) for port, value in planes),
+            ("mmio_write", WINDOW, 4, 0x12345678),
+            ("mmio_read", WINDOW, 1),
+            *(("port_write", 0x1CE + at, 2, pair[at]) for pair in dispi for at in range(2)),
+            ("port_write", 0x1CE, 2, ENABLE),
+        ),
+    )
