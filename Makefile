@@ -33,7 +33,7 @@ demo: venv
 
 # Two things at a time: guests on one core, the rest on the other.
 test: venv
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target \
+	$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target \
 	  machines lint types core plugins-bench plugins-kernel conformance
 
 lint: venv

@@ -44,6 +44,10 @@ if "TALK" in text:
     sys.exit("it fell over")
 if "USAGE" in text:
     sys.exit(2)
+if sys.argv[sys.argv.index("--seed") + 1] != "0":
+    failures = [{"property": "bits", "text": "a bit too many"}]
+    (folder / "lamp.json").write_text(json.dumps({"name": "lamp", "failures": failures}))
+    sys.exit(1)
 bad = "0x0F\\n    if" not in text
 failures = [{"property": "bits", "text": "a bit too many"}] if bad else []
 (folder / "lamp.json").write_text(json.dumps({"name": "lamp", "failures": failures}))
@@ -104,6 +108,21 @@ def test_catalogue_as_it_is_names_types_that_depend_on_the_file() -> None:
     ]
 
     assert wrong == []
+
+
+def test_catalogue_fault_that_does_not_fit_any_more_is_stale(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "lamp.toml").write_text(
+        '[[fault]]\nid = "gone"\nkind = "k"\ntypes = ["lamp"]\nwhy = "w"\nold = "not there"\nnew = ""\n'
+        'file = "plugins/lamp/src/vbox_plugin_lamp/lamp.py"\n'
+    )
+    stale: list[str] = []
+
+    found = catalogue(tmp_path, project, stale=stale)
+
+    assert found == []
+    assert [reason.partition(":")[0] for reason in stale] == ["gone"]
+    with pytest.raises(MutantError, match="gone"):
+        catalogue(tmp_path, project)
 
 
 def test_edit_of_text_that_is_there_twice_raises() -> None:
@@ -201,6 +220,7 @@ def test_sites_of_a_line_make_the_change(kind: str, line: str, changed: set[str]
         "def pdm_info(self, arguments: str) -> str:\n    return str(self.count + 1)\n",
         'x = key(help="1 + 1")\n',
         "x: Annotated[int, 5]\n",
+        "def vbox_register_devices(register):\n    register(1)\n\n\nACTIONS = (1, 2)\n",
         'x = f"{a + 1}"\n',
     ],
 )
@@ -310,6 +330,29 @@ def test_session_type_that_fails_as_it_is_is_left_out(runner: Runner, tmp_path: 
 
     assert failing == {"lamp"}
     assert session.plan(mutants, failing) == []
+
+
+def test_session_same_words_of_several_faults_and_of_none_are_doubtful(
+    runner: Runner, tmp_path: Path
+) -> None:
+    mutants = [lamp("value & 0x0F", "value & 0x1F", "one"), lamp("value & 0x0F", "value & 0x2F", "two")]
+    session = Session(runner, Results(tmp_path / "results.json"))
+    jobs = session.plan(mutants, set())
+    session.check(jobs)
+
+    session.doubt(jobs)
+
+    assert [each.outcome for each in session.known(jobs)] == [Outcome.DOUBTFUL] * 2
+
+
+def test_session_words_of_one_fault_are_believed(runner: Runner, tmp_path: Path) -> None:
+    session = Session(runner, Results(tmp_path / "results.json"))
+    jobs = session.plan([lamp("value & 0x0F", "value & 0x1F", "one")], set())
+    session.check(jobs)
+
+    session.doubt(jobs)
+
+    assert [each.outcome for each in session.known(jobs)] == [Outcome.KILLED]
 
 
 def test_key_depends_on_fault_and_options(project: Path) -> None:

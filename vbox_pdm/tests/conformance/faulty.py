@@ -12,21 +12,26 @@ A correct type has its faults as subclasses, so that a fault is all that a subcl
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, TypeVar
+from unittest import mock
 
 from attrs import frozen
 
 from vbox_pdm import Device, DeviceType, Driver, DriverType, Layer, NoConfig
-from vbox_pdm.testing.conformance import Profile
+from vbox_pdm.testing.conformance import Profile, check
+from vbox_pdm.testing.conformance.report import Report
 
 C = TypeVar("C", bound="type[Device[Any] | Driver[Any]]")
 
-PROFILE = Profile("test", seconds=60, steps=25, shrink=2)
-"""Long enough for every fault here; most are found at once."""
-SHORT = Profile("test", seconds=1.5, steps=25, shrink=2)
-"""For what has no fault: all of it is used."""
+PROFILE = Profile("test", seconds=60, steps=25, shrink=0.2)
+"""Long enough for every fault here also on a busy machine; most are found at once."""
+SHORT = Profile("test", seconds=5, steps=25, shrink=1)
+"""For what has no fault, within `counted`: all of it is used."""
 
 
 @frozen
@@ -63,11 +68,31 @@ def correct(one: C) -> C:
     return one
 
 
-def type_of(one: type[Device[Any] | Driver[Any]], **more: Any) -> DeviceType | DriverType:
-    """A type made of a class: `config_class`, and of a driver `layers` (what it serves and wants)."""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", one.__name__).lower()
-    config = getattr(one, "config_class", NoConfig)
+@contextmanager
+def counted() -> Iterator[None]:
+    """The seconds of a profile are looks at the clock, one for each example: so many are tried however busy
+    the machine is."""
+    from vbox_pdm.testing.conformance import machine, run
+
+    looks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(looks)))
+    with mock.patch.object(run, "time", clock), mock.patch.object(machine, "time", clock):
+        yield
+
+
+def report_on(kind: DeviceType | DriverType, profile: Profile = PROFILE, **more: Any) -> Report:
+    """What the kit says of a type; the class attribute `setup` is its Setup."""
+    setup = getattr(kind.device if isinstance(kind, DeviceType) else kind.driver, "setup", None)
+    module = SimpleNamespace(vbox_conformance_setup=lambda name, folder: setup)
+    return check(kind, profile, plugin=SimpleNamespace(distribution="tests", module=module), **more)
+
+
+def type_of(one: type[Device[Any] | Driver[Any]]) -> DeviceType | DriverType:
+    """A type made of a class, whose attributes say more: `config_class`, `options` of the type, and of a
+    driver `layers`, which it serves and wants."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "-", one.__name__).lower()
+    config, options = getattr(one, "config_class", NoConfig), getattr(one, "options", {})
     if issubclass(one, Device):
-        return DeviceType(name, one, config, **more)
+        return DeviceType(name, one, config, **options)
     layers: tuple[Layer[Any, Any], Layer[Any, Any] | None] = one.layers  # type: ignore[attr-defined]
-    return DriverType(name, one, config, serves=layers[0], wants=layers[1], **more)
+    return DriverType(name, one, config, serves=layers[0], wants=layers[1], **options)

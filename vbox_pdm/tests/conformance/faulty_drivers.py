@@ -13,9 +13,9 @@ from vbox_pdm import (
     CharStreamBelow,
     Direction,
     Drive,
+    Driver,
     DriveRequest,
     DriveReset,
-    Driver,
     Media,
     MediaAbove,
     MediaBelow,
@@ -71,13 +71,35 @@ class Pipe(Driver[None]):
         self.above.char_break_received()
 
 
-@faulty("transparent")
-class DropsZeros(Pipe):
+@correct
+class KeepsSevenBits(Pipe):
+    """Changes what passes, and says so."""
+
+    options = {"transparent": False}
+
     def char_received(self, data: bytes) -> None:
-        self.above.char_received(data.replace(b"\0", b""))
+        self.above.char_received(bytes(byte & 0x7F for byte in data))
 
 
-@faulty("transparent")
+@faulty("transparent", "characters going up")
+class LosesTheLastByte(Pipe):
+    def char_received(self, data: bytes) -> None:
+        self.above.char_received(data[:-1])
+
+
+@faulty("transparent", "char_lines")
+class ForgetsTheModem(Pipe):
+    def char_lines(self, dtr: bool, rts: bool) -> None:
+        pass
+
+
+@faulty("layer", "characters came where there is room for")
+class SendsWhatItLikes(Pipe):
+    def char_room(self) -> int:
+        return 64
+
+
+@faulty("transparent", "characters going down")
 class SaysItTwice(Pipe):
     def char_send(self, data: bytes) -> int:
         taken = self.below.char_send(data)
@@ -146,17 +168,6 @@ class SpeaksOfErrors(Tap):
 class HidesErrors(Tap):
     def finish(self, request: MediaRequest, inner: MediaRequest) -> None:
         request.complete()
-
-
-@faulty("content", "reads other bytes")
-class MixesUpSectors(Tap):
-    """Some writes go one sector too far."""
-
-    def passed(self, request: MediaRequest, done: Any) -> MediaRequest:
-        inner = super().passed(request, done)
-        if request.op is MediaOp.WRITE and request.offset & 512:
-            inner.offset += 512
-        return inner
 
 
 # --- a disk in memory

@@ -14,7 +14,7 @@ class Registers(RegisterMap):
     SOURCE = Reg32(0)
     TARGET = Reg32(4)
     LENGTH = Reg32(8, bits=0xFF)
-    CONTROL = Reg32(12, bits=3, fields=dict(GO=0, DONE=1), effect="write GO: copies; write DONE: clears it")
+    CONTROL = Reg32(12, bits=3, fields={"GO": 0, "DONE": 1}, effect="write GO: copies; write DONE: clears it")
 
 
 @frozen
@@ -125,7 +125,7 @@ class LoopsItsCapabilities(Copier):
 
     def pdm_construct(self) -> None:
         super().pdm_construct()
-        self.pci.set_config(0x45, b"\x40")
+        self.pci.custom(0x45, b"\x40")
 
 
 @faulty("pci", "BAR2 is not declared")

@@ -6,15 +6,21 @@ from typing import Any
 
 from attrs import evolve, frozen
 from faulty import correct, faulty
+from faulty_process import Counter
 
 from vbox_pdm import Clock, Device, Ports, Reg8, RegisterMap, State, StateError, Width, key
 
 
 class Registers(RegisterMap):
     DATA = Reg8(0, "rw", bits=0x7F)
-    CONTROL = Reg8(1, "rw", bits=0x02, fields=dict(GO=0, ENABLE=1), effect="write GO: runs for a while")
+    CONTROL = Reg8(1, "rw", bits=0x02, fields={"GO": 0, "ENABLE": 1}, effect="write GO: runs for a while")
     STATUS = Reg8(
-        2, "rw", reset=0x40, bits=0x03, fields=dict(DONE=0, BUSY=1, HERE=6), effect="write DONE: clears it"
+        2,
+        "rw",
+        reset=0x40,
+        bits=0x03,
+        fields={"DONE": 0, "BUSY": 1, "HERE": 6},
+        effect="write DONE: clears it",
     )
     QUEUE = Reg8(3, "rw", effect="a read takes the oldest byte, a write adds one")
 
@@ -39,11 +45,12 @@ class Gadget(Device[Config]):
     """GO runs the timer, its end sets DONE; the line is DONE and ENABLE."""
 
     config_class = Config
+    width = Width.BYTE
 
     def pdm_construct(self) -> None:
         self.irq = self.helpers.isa_irq(self.config.irq)
         self.timer = self.helpers.timer("run", Clock.VIRTUAL, self.finished)
-        region = Ports("gadget", 4, self.read, self.write, registers=Registers, width=Width.BYTE)
+        region = Ports("gadget", 4, self.read, self.write, registers=Registers, width=self.width)
         self.helpers.map_ports(self.config.io_base, region)
         self.clear()
 
@@ -133,6 +140,12 @@ class LeavesTheAddressSpace(Gadget):
         self.helpers.map_ports(0xFFFF, Ports("behind the end", 2))
 
 
+@faulty("constructs", "before it is constructed")
+class RaisesBeforeConstruct(Gadget):
+    def __init__(self) -> None:
+        raise RuntimeError("before it is constructed")
+
+
 @faulty("constructs", "ZeroDivisionError")
 class RaisesInConstruct(Gadget):
     def pdm_construct(self) -> None:
@@ -140,7 +153,7 @@ class RaisesInConstruct(Gadget):
         self.step = 1000 // self.data
 
 
-@faulty("no-raise", "KeyError('clock')")
+@faulty("constructs", "KeyError('clock')")
 class RaisesAtPowerOn(Gadget):
     def pdm_power_on(self) -> None:
         raise KeyError("clock")
@@ -204,6 +217,25 @@ class AnswersLessThanNothing(Gadget):
         return -self.data if offset == 0 else super().read(offset, size)
 
 
+@faulty("fits", "returned None")
+class AnswersNothing(Gadget):
+    def read(self, offset: int, size: int) -> int:
+        return super().read(offset, size) if offset else None  # type: ignore[return-value]
+
+
+@faulty("no-raise", "StopIteration")
+class RaisesInReset(Gadget):
+    def pdm_reset(self) -> None:
+        super().pdm_reset()
+        next(iter(()))
+
+
+@faulty("no-raise", "ended the process with 3")
+class EndsTheProcess(Gadget):
+    def control(self, value: int) -> None:
+        raise SystemExit(3)
+
+
 # --- registers
 
 
@@ -212,15 +244,6 @@ class StartsDone(Gadget):
     def clear(self) -> None:
         super().clear()
         self.done = True
-
-
-@faulty("reset-values", "after reset gadget.CONTROL")
-class StartsEnabledAfterReset(Gadget):
-    """A new one that is reset is alike, so that only the map tells."""
-
-    def pdm_reset(self) -> None:
-        super().pdm_reset()
-        self.enable = True
 
 
 @faulty("reset-values", "gadget.QUEUE")
@@ -236,6 +259,14 @@ class KeepsABitThatItHasNot(Gadget):
         super().write(offset, size, value)
         if offset == 0:
             self.data = value
+
+
+@faulty("widths", "a read of 2 at")
+class LooksAtNoSize(Gadget):
+    width = Width.ANY
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        super().write(offset, size, value & 0xFF)
 
 
 @faulty("quiet-read", "reading gadget.STATUS")
@@ -268,30 +299,53 @@ class RunsOnAfterReset(Gadget):
             self.timer.set(left)
 
 
-@faulty("reset-twice", "data")
-class CountsResets(Gadget):
+@faulty("reset-state", "enable: False and True")
+class StartsEnabledAfterReset(Gadget):
     def pdm_reset(self) -> None:
-        count = self.data
         super().pdm_reset()
-        self.data = count + 1 & 0x7F
+        self.enable = True
 
 
-@faulty("lines-low", "after reset ISA line 5")
+@faulty("reset-state", "interrupt lines")
 class AnnouncesItselfAfterReset(Gadget):
     def pdm_reset(self) -> None:
         super().pdm_reset()
         self.irq.set(True)
 
 
-@faulty("lines-low", "after reset ISA line 5")
-class HoldsItsLineThroughReset(Gadget):
-    def update(self) -> None:
-        self.irq.set(self.done)
+@faulty("reset-twice", "data")
+class CountsResets(Gadget):
+    """All but the first, which is that of power on."""
+
+    transient = frozenset({"resets"})
+    resets = 0
 
     def pdm_reset(self) -> None:
-        done = self.done
         super().pdm_reset()
-        self.done = done
+        self.data = self.resets & 0x7F
+        self.resets += 1
+
+
+@faulty("lines-low", "after reset ISA line 5")
+class HoldsItsLineThroughReset(Gadget):
+    """Its line says that there is something in the queue, and the queue outlives a reset."""
+
+    def update(self) -> None:
+        self.irq.set(bool(self.queue))
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        super().write(offset, size, value)
+        self.update()
+
+    def take(self) -> int:
+        value = super().take()
+        self.update()
+        return value
+
+    def pdm_reset(self) -> None:
+        queue = self.queue
+        super().pdm_reset()
+        self.queue = queue
         self.update()
 
 
@@ -308,7 +362,7 @@ class LeavesItsLineHigh(Gadget):
 # --- saved state
 
 
-@faulty("save-quiet", "queue")
+@faulty("save-quiet", "saving twice")
 class SavesByTaking(Gadget):
     def pdm_save(self) -> GadgetState:
         state = super().pdm_save()
@@ -345,7 +399,7 @@ class SaysThatDataIsACache(ForgetsInSave):
     transient = frozenset({"data"})
 
 
-@faulty("memory", "a reset does not bring back")
+@faulty("memory", "runs: ")
 class CountsItsRuns(Gadget):
     """In an attribute that is neither saved nor reset."""
 
@@ -361,24 +415,47 @@ class CountsItsRunsForPeople(CountsItsRuns):
     transient = frozenset({"runs"})
 
 
+@faulty("alias")
+class SavesItself(Gadget):
+    """A state that is the device's own, and is changed in place."""
+
+    @property
+    def data(self) -> int:
+        return self.kept.data
+
+    @data.setter
+    def data(self, value: int) -> None:
+        if not hasattr(self, "kept"):
+            self.kept = GadgetState(value, False, False, b"")
+        object.__setattr__(self.kept, "data", value)
+
+    def pdm_save(self) -> GadgetState:
+        for name in ("enable", "done", "queue"):
+            object.__setattr__(self.kept, name, getattr(self, name))
+        return self.kept
+
+    def pdm_load(self, state: GadgetState) -> None:
+        self.kept = evolve(state)
+        super().pdm_load(state)
+
+
 @frozen
-class OldState(State, version=2):
-    data: int
-    enable: bool
-    done: bool
-    queue: bytes
+class OldState(State, version=0xC8C8C8C8):
+    """A version so high that most of what damages it makes it an older one."""
+
+    count: int
 
     @classmethod
     def upgrade(cls, version: int, fields: dict[str, Any]) -> dict[str, Any]:
-        return {**fields, "queue": fields.pop("fifo")}
+        return {"count": fields.pop("counter")}
 
 
-@faulty("bad-state", "KeyError('fifo')")
-class TrustsOldStates(Gadget):
-    """A state of version 0 or 1 need not have what it expects of one."""
+@faulty("bad-state", "KeyError('counter')")
+class TrustsOldStates(Counter):
+    """A state that says it is an older one need not have what was in those."""
 
     def pdm_save(self) -> OldState:  # type: ignore[override]
-        return OldState(self.data, self.enable, self.done, self.queue)
+        return OldState(self.count)
 
 
 @faulty("bad-state", "after a refused state")
@@ -387,9 +464,9 @@ class RefusesTooLate(Gadget):
 
     def pdm_load(self, state: GadgetState) -> None:
         super().pdm_load(state)
-        if state.data > 0x7F:
+        if not 0 <= state.data <= 0x7F:
             self.stuck = True
-            raise StateError("VERR_SSM_UNEXPECTED_DATA", f"DATA cannot be {state.data:#x}")
+            raise StateError("VERR_SSM_UNEXPECTED_DATA", f"DATA cannot be {state.data}")
 
     def pdm_save(self) -> GadgetState:
         state = super().pdm_save()
@@ -399,40 +476,60 @@ class RefusesTooLate(Gadget):
 # --- time
 
 
+@faulty("suspended", "REAL is armed after power off")
+class WakesUpWhenItIsOver(Gadget):
+    """A device has no business with the clock of the host."""
+
+    def pdm_construct(self) -> None:
+        super().pdm_construct()
+        self.heart = self.helpers.timer("heart", Clock.REAL, self.beat)
+        self.beat()
+
+    def beat(self) -> None:
+        self.heart.set_relative(1_000_000_000)
+
+
+@correct
+class EndsWithTheGuest(WakesUpWhenItIsOver):
+    def pdm_power_off(self) -> None:
+        self.heart.stop()
+
+
 @frozen
-class AgedState(State, version=1):
+class LateState(State, version=1):
     data: int
     enable: bool
     done: bool
     queue: bytes
-    age: int
+    late: bool
 
 
-@faulty("suspended", "age")
-class AgesWhileSuspended(Gadget):
-    """How long ago DATA was written, by the wrong clock."""
+@faulty("suspended", "while suspended changed a timer or an interrupt line")
+class InterruptsWhileSuspended(Gadget):
+    """A guest that does not run is not late."""
 
-    transient = frozenset({"since"})
-    clock = Clock.REAL
+    def pdm_construct(self) -> None:
+        self.deadline = self.helpers.timer("deadline", Clock.REAL, self.passed)
+        super().pdm_construct()
 
     def clear(self) -> None:
+        self.late = False
         super().clear()
-        self.since = self.helpers.now(self.clock)
+        self.deadline.set_relative(50_000_000)
 
-    def write(self, offset: int, size: int, value: int) -> None:
-        super().write(offset, size, value)
-        if offset == 0:
-            self.since = self.helpers.now(self.clock)
+    def passed(self) -> None:
+        self.late = True
+        self.update()
 
-    def pdm_save(self) -> AgedState:  # type: ignore[override]
-        age = self.helpers.now(self.clock) - self.since
-        return AgedState(self.data, self.enable, self.done, self.queue, age)
+    def update(self) -> None:
+        self.irq.set(self.late or (self.done and self.enable))
 
-    def pdm_load(self, state: AgedState) -> None:  # type: ignore[override]
+    def pdm_power_off(self) -> None:
+        self.deadline.stop()
+
+    def pdm_save(self) -> LateState:  # type: ignore[override]
+        return LateState(self.data, self.enable, self.done, self.queue, self.late)
+
+    def pdm_load(self, state: LateState) -> None:  # type: ignore[override]
         super().pdm_load(GadgetState(state.data, state.enable, state.done, state.queue))
-        self.since = self.helpers.now(self.clock) - state.age
-
-
-@correct
-class AgesByTheRightClock(AgesWhileSuspended):
-    clock = Clock.VIRTUAL
+        self.late = state.late

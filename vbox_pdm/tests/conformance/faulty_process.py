@@ -87,7 +87,18 @@ class WaitsForAnotherThread(Counter):
             pass
 
 
-@faulty("no-raise", "VERR_TM_TIMER_UNSTABLE_STATE")
+@faulty("no-hang", "not over after")
+class SleepsForEver(Driver[None]):
+    """A driver may look at the host's clock, and must not wait for it."""
+
+    layers = CharStream, None
+
+    def pdm_power_on(self) -> None:
+        while True:
+            time.sleep(0.01)
+
+
+@faulty("no-hang", "VERR_TM_TIMER_UNSTABLE_STATE")
 class RearmsForNow(Counter):
     """The bench ends such a timer, as the kernel does."""
 
@@ -197,6 +208,7 @@ class SerialState(State, version=1):
     serial: int
 
 
+@correct
 class HasASerialNumber(Counter):
     """A number of its own, which a write of 0 shows: it is saved, and stays over a reset."""
 
@@ -217,9 +229,6 @@ class HasASerialNumber(Counter):
         self.count, self.serial = state.count, state.serial
 
 
-correct(HasASerialNumber)
-
-
 @faulty("deterministic", "the answer is")
 class CountsInstances(HasASerialNumber):
     made = itertools.count()
@@ -232,6 +241,13 @@ class CountsInstances(HasASerialNumber):
 class UsesTheTimeOfDay(HasASerialNumber):
     def number(self) -> int:
         return time.time_ns() >> 4 & 0xFF
+
+
+@faulty("no-host-time", "time.sleep")
+class Sleeps(Counter):
+    def write(self, offset: int, size: int, value: int) -> None:
+        super().write(offset, size, value)
+        time.sleep(0.001)
 
 
 @faulty("no-host-time", "datetime.now")
