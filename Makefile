@@ -41,7 +41,7 @@ lint: venv
 	$(PYTHON_IN_VENV) -m ruff format --check
 
 types: venv
-	$(PYTHON_IN_VENV) -m mypy --strict $(addprefix -p ,$(PACKAGES))
+	$(PYTHON_IN_VENV) -m mypy --strict $(addprefix -p ,$(PACKAGES)) -p mutants
 	$(PYTHON_IN_VENV) -m mypy --strict $(wildcard scripts/*.py)
 
 core: venv
