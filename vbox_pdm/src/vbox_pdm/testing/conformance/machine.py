@@ -16,6 +16,7 @@ from vbox_pdm.testing.conformance.session import (
     Damage,
     Do,
     Fork,
+    Look,
     Move,
     Pause,
     QuietRead,
@@ -24,7 +25,7 @@ from vbox_pdm.testing.conformance.session import (
     Session,
     WideRead,
 )
-from vbox_pdm.testing.conformance.steps import Access, Enable, Life, Prepare, Step
+from vbox_pdm.testing.conformance.steps import Access, Cmos, Enable, Info, Life, Prepare, Step
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
 
@@ -123,6 +124,8 @@ def machine_for(
 
 def _move(step: Step, quiet: Mapping[tuple[int, int, int], Target]) -> Move:
     """A step, with more looks at it where it is a read that has no effect."""
+    if isinstance(step, Info) or (isinstance(step, Cmos) and step.value is None):
+        return Look(step)
     if not isinstance(step, Access) or step.value is not None:
         return Do(step)
     target = quiet.get((step.region, step.offset, step.size))
@@ -134,7 +137,9 @@ def _move(step: Step, quiet: Mapping[tuple[int, int, int], Target]) -> Move:
 
 def _acts(rig: Rig) -> st.SearchStrategy[Step]:
     """All steps, the interesting ones more often."""
-    options: list[st.SearchStrategy[Step]] = [plans.time()]
+    options: list[st.SearchStrategy[Step]] = [plans.time()] * 2
+    if rig.instance.implements("pdm_info"):
+        options.append(st.just(Info()))
     for weight, strategy in (
         (6, plans.accesses(rig)),
         (1, plans.configuration(rig)),
@@ -144,7 +149,7 @@ def _acts(rig: Rig) -> st.SearchStrategy[Step]:
         (1, plans.memory(rig) if rig.functions or rig.regions else None),
     ):
         if strategy is not None:
-            options += [strategy] * weight
+            options += [strategy] * weight * 2
     return plans.either(options)
 
 

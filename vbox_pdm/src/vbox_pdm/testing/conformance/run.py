@@ -32,7 +32,7 @@ from vbox_pdm.testing.conformance.shrink import shrink
 from vbox_pdm.testing.conformance.snippets import snippet
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
-_ROUND = 12
+_ROUND = 5
 """Examples of one round; each round has another configuration."""
 
 

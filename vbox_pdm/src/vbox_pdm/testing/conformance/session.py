@@ -60,6 +60,20 @@ class QuietRead:
 
 
 @frozen
+class Look:
+    """A step that only looks (pdm_info, another device's read of CMOS): nothing changes."""
+
+    step: Step
+
+    def play(self, session: Session) -> None:
+        before = session.rig.shot()
+        session.carry_out(self.step)
+        changed = twins.shot_difference(before, session.rig.shot(), set())
+        if changed:
+            raise Violation("quiet-read", f"{session.rig.log[-1][0]}: that changed {changed}")
+
+
+@frozen
 class WideRead:
     """A read over several registers of a byte, none of which has an effect: it is those bytes."""
 
@@ -166,7 +180,7 @@ class Replug:
         session.carry_out(Plug(self.lun, attach=not session.rig.plugged(self.lun)))
 
 
-Move = Do | QuietRead | WideRead | Reset | Pause | Fork | Damage | Replug
+Move = Do | QuietRead | Look | WideRead | Reset | Pause | Fork | Damage | Replug
 
 
 class Session:

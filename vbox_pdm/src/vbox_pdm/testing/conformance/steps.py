@@ -466,6 +466,20 @@ class Cmos:
 
 
 @frozen
+class Info:
+    """Somebody looks at what the device tells people about itself."""
+
+    def do(self, rig: Rig) -> Any:
+        return rig.bench.info(rig.instance)
+
+    def text(self, rig: Rig) -> str:
+        return "somebody looks at pdm_info"
+
+    def code(self, rig: Rig) -> str:
+        return "bench.info(device)"
+
+
+@frozen
 class Prepare:
     """What a guest's driver does before anything interesting is possible (`Setup.prepare`)."""
 
