@@ -15,6 +15,7 @@ from vbox_vmm.machine import add_device, default_machine, parse_spec
 from vbox_vmm.vm import Vm
 from vbox_vmm.vmstate import VmState
 
+pytestmark = pytest.mark.usefixtures("any_firmware")
 PROBE = '''
 """A device whose accesses go wrong in various ways."""
 import threading

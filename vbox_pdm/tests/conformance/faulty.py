@@ -30,7 +30,7 @@ C = TypeVar("C", bound="type[Device[Any] | Driver[Any]]")
 
 PROFILE = Profile("test", seconds=60, steps=25, shrink=0.2)
 """Long enough for every fault here also on a busy machine; most are found at once."""
-SHORT = Profile("test", seconds=5, steps=25, shrink=1)
+SHORT = Profile("test", seconds=6, steps=12, shrink=1)
 """For what has no fault, within `counted`: all of it is used."""
 
 

@@ -13,7 +13,7 @@ import faulty_drivers  # noqa: F401  # fills CASES
 import faulty_pci  # noqa: F401
 import faulty_ports  # noqa: F401
 import pytest
-from faulty import CASES, SHORT, counted, report_on
+from faulty import CASES, counted, report_on
 
 import vbox_pdm.testing
 from vbox_pdm.catalogue import Catalogue
@@ -42,7 +42,7 @@ def report() -> Report:
 def good() -> Report:
     """On a bell without a fault."""
     with counted():
-        return bell("bell", SHORT)
+        return bell("bell", Profile("test", seconds=14, steps=25, shrink=1))
 
 
 @pytest.fixture

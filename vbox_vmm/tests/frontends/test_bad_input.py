@@ -175,6 +175,7 @@ def test_file_that_is_no_kernel_is_named(vbox: Vbox, tmp_path: Path) -> None:
     assert_one_line(vbox("run", *cli_guests.DIRECT, tmp_path), 1, "VERR_ACCESS_DENIED|VERR_IS_A_DIRECTORY")
 
 
+@pytest.mark.usefixtures("any_firmware")
 def test_file_that_is_no_kernel_for_a_bios_is_named(vbox: Vbox, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"hello\n" * 1000)
     text, multiboot = tmp_path / "text", cli_guests.hello(tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from vbox_pdm.errors import PdmError
+from vbox_pdm.errors import PdmError, StateError
 from vbox_pdm.testing.conformance import twins
 from vbox_pdm.testing.conformance.registers_check import (
     Target,
@@ -223,8 +223,12 @@ class Session:
         try:
             try:
                 action()
-            except PdmError as error:
-                raise Violation("no-raise", str(error)) from error
+            except (Violation, Hang):
+                raise
+            except StateError as error:
+                raise Violation("save-load", str(error)) from error
+            except Exception as error:
+                raise Violation("no-raise", f"{self.rig.log[-1][0]}: {error!r}") from error
         except (Violation, Hang) as error:
             self.abandon()
             error.log = list(self.rig.log)

@@ -330,8 +330,11 @@ class Up:
         return f"from below LUN {self.lun}: {self.call.method}({', '.join(map(repr, self.call.args))})"
 
     def code(self, rig: Rig) -> str:
-        call = f"lun{self.lun}.above.{self.call.method}({', '.join(map(repr, self.call.args))})"
-        return f"lun{self.lun}.traffic(lambda: {call})"
+        end = f"lun{self.lun}.above"
+        args = ", ".join(map(repr, self.call.args))
+        if self.call.method == "char_received" and rig.subject.is_driver:
+            args += f"[: max(0, {end}.char_room())]"
+        return f"lun{self.lun}.traffic(lambda: {end}.{self.call.method}({args}))"
 
 
 @frozen
