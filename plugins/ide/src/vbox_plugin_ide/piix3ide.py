@@ -23,7 +23,6 @@ Traps
 from __future__ import annotations
 
 import enum
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +37,6 @@ from vbox_pdm import (
     PciIdentity,
     PdmError,
     Ports,
-    ata,
     hookimpl,
     key,
 )
@@ -46,12 +44,7 @@ from vbox_plugin_ide import states
 from vbox_plugin_ide.busmaster import BusMaster
 from vbox_plugin_ide.channel import Channel
 from vbox_plugin_ide.registers import (
-    BM_START,
-    BM_TO_MEMORY,
-    COMMAND,
-    COUNT,
     DECODE_ENABLE,
-    DEVICE,
     IDETIM,
     PCICMD,
     PCISTS,
@@ -306,28 +299,7 @@ def vbox_register_devices(register: Callable[[DeviceType], None]) -> None:
 
 @hookimpl
 def vbox_conformance_setup(name: str, folder: Path) -> Setup:
-    """For the conformance kit: firmware switches both channels on; a driver begins to read by DMA on the
-    first, with a table that ends before the command does, and to write by PIO on the second."""
-    from vbox_pdm.testing.conformance import Setup
+    """For the conformance kit: see `conformance`."""
+    from vbox_plugin_ide.conformance import setup
 
-    both = DECODE_ENABLE << 16 | DECODE_ENABLE
-    table, memory, master = 0x1000, 0x8000, 0xC000
-    descriptors = struct.pack("<IIII", memory, 512, memory + 1024, 512 | 1 << 31)
-    return Setup(
-        firmware=((IDETIM, 4, both),),
-        prepare=(
-            ("memory_write", table, descriptors),
-            ("pci_write", 1, 1, 0x20, 4, master),
-            ("pci_write", 1, 1, IDETIM, 4, both),
-            ("pci_write", 1, 1, PCICMD, 2, 5),
-            ("port_write", master + 4, 4, table),
-            ("port_write", master, 1, BM_START | BM_TO_MEMORY),
-            ("port_write", 0x1F0 + DEVICE, 1, 0xE0),
-            ("port_write", 0x1F0 + COUNT, 1, 4),
-            ("port_write", 0x1F0 + COMMAND, 1, ata.Command.READ_DMA),
-            ("port_write", 0x170 + DEVICE, 1, 0xE0),
-            ("port_write", 0x170 + COUNT, 1, 2),
-            ("port_write", 0x170 + COMMAND, 1, ata.Command.WRITE_SECTORS),
-            ("port_write_string", 0x170, 2, bytes(256)),
-        ),
-    )
+    return setup()

@@ -125,7 +125,8 @@ def i8254() -> dict[str, Any]:
 
 
 def mc146818() -> dict[str, Any]:
-    """All interrupts; also a moment without a rate, and one with an alarm that never comes."""
+    """All interrupts; also a moment without a rate, and one with an alarm that never comes.  Register C is
+    what the next read reads."""
     from vbox_plugin_pc.rtc import _ENABLES, PIE, REG_A, REG_B, SET, UIE, rate_of
 
     def pending(rtc: Any) -> bool:
@@ -136,7 +137,10 @@ def mc146818() -> dict[str, Any]:
 
     registers = ((0x0B, 0x72), (0x0A, 0x20), (0x0A, 0x26), (1, 0x99), (1, 0xC0), (3, 0xC0), (5, 0xC0))
     return {
-        "prepare": [call for index, value in registers for call in out((0x70, index), (0x71, value))],
+        "prepare": [
+            *(call for index, value in registers for call in out((0x70, index), (0x71, value))),
+            *out((0x70, 0x0C)),
+        ],
         "invariants": {
             "IRQ 8 is what flags and enables say": same(lambda rtc: rtc.irq.level, pending),
             "the periodic timer runs while its interrupt may come": same(
@@ -181,6 +185,9 @@ def pckbd() -> dict[str, Any]:
         "invariants": {
             "the lines are what the buffer and the command byte say": same(
                 lambda device: (device.keyboard_irq.level, device.aux_irq.level), lines
+            ),
+            "registers have their width": true(
+                lambda device: 0 <= device.mode <= kbc.MODE_BITS and 0 <= device.status <= 0xFF
             ),
             "what can go into the buffer does": true(lambda device: not stuck(device)),
             "who was refused hears of room": true(lambda device: not forgotten(device)),

@@ -151,7 +151,8 @@ def rate_of(register_a: int) -> int:
 class RealTimeClock(Device[Config]):
     """The chip.  The chain's time is `now + phase`: whole seconds of it are updates."""
 
-    transient = frozenset({"wall"})  # where the host's clock is; `behind` of a saved state tells the rest
+    # Where the host's clock was; and what follows from the time and from what the battery keeps.
+    transient = frozenset({"wall", "second", "ticks"})
 
     def pdm_construct(self) -> None:
         self.cmos = bytearray(256)

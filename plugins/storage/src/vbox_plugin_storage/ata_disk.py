@@ -24,6 +24,8 @@ Traps
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vbox_pdm import (
     Direction,
@@ -54,6 +56,9 @@ from vbox_plugin_storage.ata_records import (
 )
 from vbox_plugin_storage.identity import check_string, serial_number
 from vbox_plugin_storage.media_steps import Ask, MediaSteps, Steps, fill, find_fault, gather, part, total
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 VERIFY_BYTES = 128 << 10
 """READ VERIFY reads so much at a time."""
@@ -606,3 +611,11 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
     register(
         DriverType("ata-disk", AtaDisk, Config, serves=Drive, wants=Media, summary="a disk for IDE and SATA")
     )
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: see `conformance`."""
+    from vbox_plugin_storage import conformance
+
+    return conformance.disk()

@@ -19,6 +19,8 @@ Traps
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -54,6 +56,9 @@ from vbox_plugin_storage.cd_answers import Event
 from vbox_plugin_storage.cd_unit import ACTIVE, READS, STANDBY, CdUnit, Refused
 from vbox_plugin_storage.identity import check_string, serial_number
 from vbox_plugin_storage.media_steps import Ask, MediaSteps, Steps, fill, find_fault, gather, part, total
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 RAW_BLOCKS = 16
 """Sectors that READ CD completes at a time."""
@@ -461,3 +466,11 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
     register(
         DriverType("atapi-cd", AtapiCd, Config, serves=Drive, wants=Media, summary="a CD and DVD-ROM drive")
     )
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: see `conformance`."""
+    from vbox_plugin_storage import conformance
+
+    return conformance.cd()

@@ -6,7 +6,7 @@ in memory, so a write copies nothing up and a read is put together from both.
 
 A FLUSH ends at once: nothing here outlives the VM anyway.  DISCARD gives back the room of sectors that
 were written, which read as zeros then where the file system can do that; others keep what lies below.
-What a write that failed covered is undefined, as on a disk.
+What a write that failed covered is undefined, as on a disk.  Another medium below empties the overlay.
 
 Traps
 - The map changes when a write is submitted, not when it is done: all later reads of those sectors go
@@ -22,6 +22,8 @@ import os
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 from attrs import define, frozen
@@ -42,6 +44,9 @@ from vbox_pdm.media import NOT_MOUNTED
 from vbox_plugin_storage.file_io import punch_hole, read_into, write_from
 from vbox_plugin_storage.image_queue import ImageDriver, ImageQueue
 from vbox_plugin_storage.media_steps import fill, gather, part, total
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 SECTOR = 512
 CLUSTER = 64 << 10
@@ -301,3 +306,11 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
             summary="changes that are thrown away at the end",
         )
     )  # fmt: skip
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: see `conformance`."""
+    from vbox_plugin_storage import conformance
+
+    return conformance.overlay(folder)

@@ -184,11 +184,7 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
 
 @hookimpl
 def vbox_conformance_setup(name: str, folder: Path) -> Setup:
-    """For the conformance kit: an image, and one whose last sector is not whole."""
-    from vbox_pdm.testing.conformance import Setup
+    """For the conformance kit: see `conformance`."""
+    from vbox_plugin_storage import conformance
 
-    image, odd = folder / "image.img", folder / "odd.img"
-    image.write_bytes(bytes(range(256)) * 1024)
-    odd.write_bytes(bytes(range(251)) * 1000)
-    missing = folder / "missing.img"
-    return Setup({"path": str(image)}, keys={"path": (str(odd), str(folder), str(missing), "")})
+    return conformance.image(folder)

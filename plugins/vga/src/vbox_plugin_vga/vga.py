@@ -56,7 +56,7 @@ from vbox_pdm import (
 )
 from vbox_plugin_vga import render
 from vbox_plugin_vga.dac import Dac
-from vbox_plugin_vga.dispi import BANK, BPP, DAC8, ENABLE, VIRT_WIDTH, XRES, YRES, Dispi
+from vbox_plugin_vga.dispi import BANK, DAC8, ENABLE, VIRT_WIDTH, XRES, YRES, Dispi
 from vbox_plugin_vga.geometry import SYNC_ON, Timing, timing
 from vbox_plugin_vga.planes import WINDOW, WINDOW_SIZE, Planes
 from vbox_plugin_vga.registers import (
@@ -603,22 +603,7 @@ def vbox_register_devices(register: Callable[[DeviceType], None]) -> None:
 
 @hookimpl
 def vbox_conformance_setup(name: str, folder: Path) -> Setup:
-    """For the conformance kit: an option ROM that only returns, little memory to be saved; and planes that
-    can be written and read, and a DISPI mode of 64 x 64 x 32 that a write of ENABLE sets."""
-    from vbox_pdm.testing.conformance import Setup
+    """For the conformance kit: see `conformance`."""
+    from vbox_plugin_vga.conformance import setup
 
-    rom = optionrom.with_checksum(optionrom.padded(b"\x55\xaa\x00\xcb"))
-    planes = ((0x3C2, 0x63), (0x3C4, 0x0F02), (0x3C4, 0x0604), (0x3CE, 0x0506), (0x3CE, 0xFF08))
-    dispi = ((XRES, 64), (YRES, 64), (BPP, 32))
-    return Setup(
-        {"vram_size": MIB},
-        keys={"bios_rom": ("", "no-rom.bin"), "vram_size": (2 * MIB,)},
-        files={"vgabios-stdvga.bin": rom},
-        prepare=(
-            *(("port_write", port, 2 if value > 0xFF else 1, value) for port, value in planes),
-            ("mmio_write", WINDOW, 4, 0x12345678),
-            ("mmio_read", WINDOW, 1),
-            *(("port_write", 0x1CE + at, 2, pair[at]) for pair in dispi for at in range(2)),
-            ("port_write", 0x1CE, 2, ENABLE),
-        ),
-    )
+    return setup()

@@ -1,0 +1,45 @@
+"""What the conformance kit cannot guess of drives and images: files, and values of keys that are text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vbox_pdm.testing.conformance import Setup
+
+_NAMES = {
+    "serial_number": ("", "twenty characters fit", "S/N 1"),
+    "firmware_revision": ("", "123456789", "12345678"),
+    "model_number": ("", "\u20ac", "x" * 41, "x" * 40),
+}
+
+
+def disk() -> Setup:
+    """Strings that fit and others."""
+    return Setup(keys=_NAMES)
+
+
+def cd() -> Setup:
+    """The same, and those of INQUIRY."""
+    inquiry = {
+        "vendor_id": ("", "VENDORS 9", "VENDOR 8"),
+        "product_id": ("", "\x7f", "x" * 17, "x" * 16),
+        "revision": ("", "12345", "1234"),
+    }
+    return Setup(keys={**_NAMES, **inquiry})
+
+
+def image(folder: Path) -> Setup:
+    """An image, one whose last sector is not whole, and what is none."""
+    even, odd = folder / "image.img", folder / "odd.img"
+    even.write_bytes(bytes(range(256)) * 1024)
+    odd.write_bytes(bytes(range(251)) * 1000)
+    return Setup({"path": str(even)}, keys={"path": (str(odd), str(folder), str(folder / "missing.img"), "")})
+
+
+def overlay(folder: Path) -> Setup:
+    """Folders, and what is none."""
+    file = folder / "file"
+    file.write_bytes(b"")
+    return Setup(
+        {"folder": str(folder)}, keys={"folder": (str(folder), str(folder / "missing"), str(file), "")}
+    )
