@@ -294,10 +294,17 @@ def simpler(move: Move) -> list[Move]:
     if not isinstance(move, Do):
         return []
     step = move.step
+    narrow: list[Move] = []
+    if isinstance(step, Access) and step.size > 1:
+        low = None if step.value is None else step.value & 0xFF
+        narrow.append(Do(attrs.evolve(step, size=1, value=low)))
     if isinstance(step, Access) and step.value:
         bits = [step.value & (1 << bit) for bit in range(step.value.bit_length()) if step.value >> bit & 1]
         less = [0, *bits, *(step.value & ~bit for bit in bits)]
-        return [Do(attrs.evolve(step, value=value)) for value in dict.fromkeys(less) if value != step.value]
+        values = [value for value in dict.fromkeys(less) if value != step.value]
+        return narrow + [Do(attrs.evolve(step, value=value)) for value in values]
+    if narrow:
+        return list(narrow)
     if isinstance(step, StringAccess):
         counts = (1, 2, 8)
         if step.data is None:

@@ -53,14 +53,17 @@ def _fewer(
 def _smaller(
     subject: Subject, config: Mapping[str, object], best: Violation | Hang, *, repeat: bool, end: float
 ) -> Violation | Hang:
-    for at in range(len(best.moves)):
-        if at >= len(best.moves):
-            break
+    at = 0
+    while at < len(best.moves):
+        smaller = None
         for move in simpler(best.moves[at]):
             if time.monotonic() > end:
                 return best
-            found = _try(subject, config, [*best.moves[:at], move, *best.moves[at + 1 :]], best, repeat)
-            if found is not None:
-                best = found
+            smaller = _try(subject, config, [*best.moves[:at], move, *best.moves[at + 1 :]], best, repeat)
+            if smaller is not None:
                 break
+        if smaller is None:
+            at += 1
+        else:
+            best = smaller
     return best
