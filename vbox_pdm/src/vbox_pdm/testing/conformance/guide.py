@@ -32,7 +32,8 @@ class Guide:
     """`package` is the top-level package of the plugin."""
 
     package: str
-    pool: list[list[Any]] = field(factory=list)
+    pools: dict[str, list[list[Any]]] = field(factory=dict)
+    """Beginnings, by configuration: with another there may be other regions."""
     reached: dict[CodeType, set[int]] = field(factory=dict)
     _shapes: set[Any] = field(factory=set)
     _left: dict[CodeType, set[int] | None] = field(factory=dict)
@@ -60,19 +61,21 @@ class Guide:
                 self._shapes.add(shape)
                 self._news = True
 
-    def keep(self, moves: list[Any]) -> None:
+    def keep(self, config: object, moves: list[Any]) -> None:
         """If something new was reached since the last time: these moves led there."""
         if self._news and len(moves) <= _LONGEST:
-            if len(self.pool) == _MOST:
-                del self.pool[0]
-            self.pool.append(list(moves))
+            pool = self.pools.setdefault(str(config), [])
+            if len(pool) == _MOST:
+                del pool[0]
+            pool.append(list(moves))
         self._news = False
 
-    def beginning(self, choice: int) -> list[Any]:
+    def beginning(self, config: object, choice: int) -> list[Any]:
         """Moves to begin with; none for half of all choices."""
-        if choice % 2 or not self.pool:
+        pool = self.pools.get(str(config), [])
+        if choice % 2 or not pool:
             return []
-        return self.pool[choice // 2 % len(self.pool)]
+        return pool[choice // 2 % len(pool)]
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> Any:
         code = frame.f_code

@@ -68,7 +68,7 @@ def machine_for(
                 self.session = Session(subject, config, repeat=repeat)
             except (Violation, Hang) as error:
                 raise Found(error) from error
-            beginning = subject.guide.beginning(way)
+            beginning = subject.guide.beginning(config, way)
             for move in beginning:
                 self.play(move)
             if beginning:
@@ -103,7 +103,7 @@ def machine_for(
             """Unless it is too late."""
             if self.session is not None:
                 self.guarded(lambda session: session.play(move))
-                subject.guide.keep(self.session.moves)
+                subject.guide.keep(config, self.session.moves)
 
         def teardown(self) -> None:
             if self.session is not None and not self.failed:

@@ -244,6 +244,8 @@ class Rig:
         self.media.known, self.media.identity = dict(model.media.known), model.media.identity
         self.media.done = list(model.media.done)
         self.drive.known, self.drive.done = dict(model.drive.known), list(model.drive.done)
+        if self.stand is not None and model.stand is not None:
+            self.stand.chunk = model.stand.chunk
         self._bases = dict(model._bases)
 
     # --- carrying out
