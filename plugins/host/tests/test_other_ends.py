@@ -6,12 +6,21 @@ import os
 import select
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vbox_plugin_host.conformance import KEYS, other_end
+
+CHECKED = """
+import pathlib, sys
+from vbox_plugin_host.conformance import other_end
+print(other_end(pathlib.Path(sys.argv[1]), "serve"), flush=True)
+input()
+"""
 
 
 @pytest.fixture
@@ -40,6 +49,20 @@ def test_server_echoes_until_the_folder_is_gone(folder: Path) -> None:
         shutil.rmtree(folder)
 
         assert peer.recv(100) == b""
+
+
+def test_server_ends_with_the_process_that_is_checked(folder: Path) -> None:
+    checked = subprocess.Popen(
+        [sys.executable, "-c", CHECKED, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with checked:
+        assert checked.stdout is not None
+        port = int(checked.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port), 20) as peer:
+            assert peer.recv(len(KEYS)) == KEYS
+            checked.kill()
+
+            assert peer.recv(100) == b""
 
 
 def test_terminal_is_typed_at_until_the_folder_is_gone(folder: Path) -> None:

@@ -2,7 +2,8 @@
 that echoes, a program that opens a terminal now and then.
 
 Each is a process of its own, `python -m vbox_plugin_host.conformance FOLDER WHAT ...`, so that nothing of it
-is taken for the driver's.  It says in a line where it can be reached, and ends when FOLDER is gone.
+is taken for the driver's.  It says in a line where it can be reached, and ends when FOLDER, or the process
+that is checked, is gone.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def _echo(peer: socket.socket) -> bool:
 def main() -> None:
     """The process."""
     folder, what, *more = sys.argv[1:]
+    checked = os.getppid()
     ends: dict[str, Callable[..., tuple[str, Turn]]] = {
         "sit": sit_at_terminal,
         "serve": serve,
@@ -125,7 +127,7 @@ def main() -> None:
     }
     where, turn = ends[what](*more)
     print(where, flush=True)
-    while os.path.isdir(folder):
+    while os.path.isdir(folder) and os.getppid() == checked:
         try:
             turn()
         except OSError:  # nobody is there, or takes any more

@@ -31,6 +31,10 @@ class MediaOracle:
     pending: int = 0
     known: dict[int, bytes] = field(factory=dict)
     """Sector number -> its content."""
+    writers: dict[int, int] = field(factory=dict)
+    """Sector number -> the number of the request that was the last to be submitted to change it."""
+    floor: int = 0
+    """Requests before this one say nothing about the medium that is there now."""
     identity: str = ""
     submitted: int = 0
     refused: Callable[[], int] = lambda: 0
@@ -42,7 +46,7 @@ class MediaOracle:
         identity = info.identity if info is not None else ""
         if identity != self.identity:
             self.identity = identity
-            self.known.clear()
+            self.forget_all()
         length = 0 if ask.op is MediaOp.FLUSH else sum(ask.lengths)
         data = bytearray(noise(ask.seed, length) if ask.op is MediaOp.WRITE else b"\xa5" * length)
         views, at = [], 0
@@ -56,7 +60,7 @@ class MediaOracle:
         number = self.submitted
         self.pending += 1
         if ask.op in (MediaOp.WRITE, MediaOp.DISCARD):
-            self._forget(ask.offset, length)
+            self._forget(ask.offset, length, number)
 
         def done(request: MediaRequest) -> None:
             nonlocal count
@@ -66,7 +70,7 @@ class MediaOracle:
                 raise Violation("requests", f"{ask} was completed {count} times")
             if alone and number == self.submitted and request.error is None and self.refused() > refused:
                 raise Violation("errors", f"{ask} ended well, and a request below for it ended with an error")
-            self._ended(ask, request, bytes(data), info)
+            self._ended(ask, request, bytes(data), info, number)
 
         forgets = MediaOp.DISCARD if ask.op is MediaOp.DISCARD else None
         request = MediaRequest(
@@ -76,7 +80,9 @@ class MediaOracle:
         below.media_submit(request)
         return request
 
-    def _ended(self, ask: MediaAsk, request: MediaRequest, data: bytes, info: MediaInfo | None) -> None:
+    def _ended(
+        self, ask: MediaAsk, request: MediaRequest, data: bytes, info: MediaInfo | None, number: int
+    ) -> None:
         self.done.append((ask.op.value, request.error))
         error = request.error
         if error is not None and not (isinstance(error, str) and error.startswith("VERR_")):
@@ -95,11 +101,18 @@ class MediaOracle:
             sector, content = (ask.offset + at) // 512, data[at : at + 512]
             if ask.op is MediaOp.READ and self.known.get(sector, content) != content:
                 raise Violation("content", f"sector {sector} reads other bytes than were there: {ask}")
-            self.known[sector] = content
+            if max(self.floor, self.writers.get(sector, 0)) <= number:  # nobody has changed it behind this one
+                self.known[sector] = content
 
-    def _forget(self, offset: int, length: int) -> None:
+    def forget_all(self) -> None:
+        """There may be another medium."""
+        self.known.clear()
+        self.floor = self.submitted + 1
+
+    def _forget(self, offset: int, length: int, number: int) -> None:
         for sector in range(offset // 512, -(-(offset + length) // 512)):
             self.known.pop(sector, None)
+            self.writers[sector] = number
 
 
 @define(eq=False)

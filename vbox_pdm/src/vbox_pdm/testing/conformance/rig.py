@@ -354,7 +354,7 @@ class Rig:
 
     def forget_content(self) -> None:
         """What media hold is not known any more."""
-        self.media.known.clear()
+        self.media.forget_all()
         self.drive.known.clear()
 
     def noted(self, method: str, answer: Any) -> Any:
