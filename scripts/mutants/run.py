@@ -29,7 +29,7 @@ from mutants.sources import CONTRACT, Distribution, make_overlay
 KIT = (sys.executable, "-m", "vbox_pdm.testing.conformance")
 PASSED, FAILED, USAGE = 0, 1, 2
 SECONDS = {"quick": 10.0, "thorough": 300.0, "long": 3600.0}
-"""What the kit's profiles take for a type."""
+"""What the kit's profiles take for a type, of CPU time."""
 TEST_SECONDS = 300.0
 NOT_USABLE = "not usable"
 """In place of a property: the plugin did not load, or its type was refused."""
@@ -59,11 +59,11 @@ class Options:
     @property
     def patience(self) -> float:
         """Seconds after which a check of one type is ended."""
-        return self.limit or 2 * (self.budget or SECONDS[self.profile]) + 120
+        return self.limit or 5 * (self.budget or SECONDS[self.profile]) + 200
 
     def arguments(self) -> list[str]:
         """What a verdict depends on."""
-        found = ["--profile", self.profile, "--seed", str(self.seed)]
+        found = ["--profile", self.profile, "--seed", str(self.seed), "--cpu-time"]
         return found if self.budget is None else [*found, "--budget", f"{self.budget:g}"]
 
 

@@ -85,15 +85,35 @@ def decode(state_class: type[S], data: bytes) -> S:
 
 
 def _put_state(out: bytearray, state: State) -> None:
-    out += struct.pack("<IH", state.state_version, len(attrs.fields(type(state))))
-    for attribute in attrs.fields(type(state)):
-        name = attribute.name.encode()
-        out.append(len(name))
-        out += name
-        _put(out, getattr(state, attribute.name), f"{type(state).__name__}.{attribute.name}")
+    cls = type(state)
+    head, names = _frame(cls)  # type: ignore[arg-type]  # mypy: a class is hashable
+    out += struct.pack("<I", state.state_version) + head
+    for name, label in names:
+        out += label
+        value = getattr(state, name)
+        if type(value) is int and 0 <= value < 256:  # most of them
+            out += _SMALL[value]
+        else:
+            _put(out, value, cls, name)
 
 
-def _put(out: bytearray, value: Any, where: str) -> None:
+@functools.cache
+def _frame(cls: type[State]) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
+    """The number of fields as it is stored, and each field's name, plain and as it is stored."""
+    names = [attribute.name for attribute in attrs.fields(cls)]
+    labels = tuple((name, bytes([len(name.encode())]) + name.encode()) for name in names)
+    return struct.pack("<H", len(names)), labels
+
+
+def _integer(value: int) -> bytes:
+    raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+    return struct.pack("<BI", _INT, len(raw)) + raw
+
+
+_SMALL = [_integer(value) for value in range(256)]
+
+
+def _put(out: bytearray, value: Any, cls: type[State], name: str) -> None:
     if isinstance(value, enum.Enum):
         value = value.value
     if value is None:
@@ -101,8 +121,7 @@ def _put(out: bytearray, value: Any, where: str) -> None:
     elif isinstance(value, bool):
         out.append(_TRUE if value else _FALSE)
     elif isinstance(value, int):
-        raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
-        out += struct.pack("<BI", _INT, len(raw)) + raw
+        out += _integer(value)
     elif isinstance(value, float):
         out += struct.pack("<Bd", _FLOAT, value)
     elif isinstance(value, str):
@@ -113,14 +132,17 @@ def _put(out: bytearray, value: Any, where: str) -> None:
     elif isinstance(value, tuple):
         out += struct.pack("<BI", _TUPLE, len(value))
         for item in value:
-            _put(out, item, where)
+            if type(item) is int and 0 <= item < 256:
+                out += _SMALL[item]
+            else:
+                _put(out, item, cls, name)
     elif isinstance(value, State):
         out.append(_STATE)
         _put_state(out, value)
     else:
         raise StateError(
             "VERR_SSM_UNEXPECTED_DATA",
-            f"{where} holds a {type(value).__name__}, which a state cannot hold",
+            f"{cls.__name__}.{name} holds a {type(value).__name__}, which a state cannot hold",
             "Use int, bool, float, str, bytes, None, an enum, a State, or a tuple of these",
         )
 

@@ -70,7 +70,8 @@ class Bench(TapViews):
         self._state = "created"
         self._instances: dict[int, Instance] = {}
         self._reported = 0
-        self._windows = {True: _IO_WINDOW, False: _MEMORY_WINDOW}
+        self.windows = {True: _IO_WINDOW, False: _MEMORY_WINDOW}
+        """Where `pci_enable` places the next BAR: of I/O (True) and of memory."""
 
     def __enter__(self) -> Bench:
         return self
@@ -460,8 +461,8 @@ class Bench(TapViews):
                 wanted[number] = at
             address = wanted.get(number)
             if address is None:
-                address = -(-self._windows[io] // size) * size
-                self._windows[io] = address + size
+                address = -(-self.windows[io] // size) * size
+                self.windows[io] = address + size
             register = 0x30 if number == 6 else BAR0 + 4 * number
             target.config_write(register, 4, (address & 0xFFFFFFFF) | (number == 6))
             if wide:

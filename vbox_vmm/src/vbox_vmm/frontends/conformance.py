@@ -22,6 +22,7 @@ from vbox_pdm.testing.conformance.setup import PROFILES
 @click.option("--config", multiple=True, metavar="KEY=VALUE", help=OPTIONS["config"])
 @click.option("--corpus", type=click.Path(path_type=Path), metavar="DIR", help=OPTIONS["corpus"])
 @click.option("--jobs", type=int, default=1, metavar="N", help=OPTIONS["jobs"])
+@click.option("--cpu-time", is_flag=True, help=OPTIONS["cpu-time"])
 def conformance(
     names: tuple[str, ...],
     file: Path | None,
@@ -32,6 +33,7 @@ def conformance(
     config: tuple[str, ...],
     corpus: Path | None,
     jobs: int,
+    cpu_time: bool,
 ) -> int:
     """Check whether the device or driver types NAME keep the contract; `all` for all that are installed.
 
@@ -40,4 +42,4 @@ def conformance(
         raise PdmError(
             "VERR_MODULE_NOT_FOUND", "The conformance kit needs hypothesis", 'pip install "vbox-pdm[testing]"'
         )
-    return run(Request(names, file, profile, budget, seed, report, config, corpus, jobs))
+    return run(Request(names, file, profile, budget, seed, report, config, corpus, jobs, cpu_time))

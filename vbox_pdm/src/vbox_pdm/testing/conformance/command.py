@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import attrs
 from attrs import field, frozen
 
 from vbox_pdm.catalogue import Catalogue, Plugin
@@ -20,7 +21,7 @@ from vbox_pdm.device import DeviceType
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import PdmError
 from vbox_pdm.testing.conformance.report import Failure, Report
-from vbox_pdm.testing.conformance.setup import ACCESS_WALL, PROFILES, Profile
+from vbox_pdm.testing.conformance.setup import ACCESS_WALL, PROFILES, SLOWEST, Profile
 
 PASSED, FAILED, USAGE = 0, 1, 2
 OPTIONS = {
@@ -30,6 +31,7 @@ OPTIONS = {
     "seed": "what is tried first; the same seed, the same steps",
     "report": "write NAME.json and NAME.html into this folder",
     "config": "a configuration key of all instances, as key=value; may be repeated",
+    "cpu-time": "the time is CPU time of the check, so that it tries as much on a busy machine",
     "jobs": "how many types are checked at the same time",
     "corpus": "a folder that keeps what was interesting, to begin with it next time",
 }
@@ -49,6 +51,7 @@ class Request:
     config: Sequence[str] = field(factory=list)
     corpus: Path | None = None
     jobs: int = 1
+    cpu_time: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", action="append", default=[], metavar="KEY=VALUE", help=OPTIONS["config"])
     parser.add_argument("--corpus", type=Path, metavar="DIR", help=OPTIONS["corpus"])
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help=OPTIONS["jobs"])
+    parser.add_argument("--cpu-time", action="store_true", help=OPTIONS["cpu-time"])
     parser.add_argument("--in-process", action="store_true", help="not in a process of its own")
     parser.add_argument("--verdict", type=Path, help=argparse.SUPPRESS)  # for who waits for this process
     options = vars(parser.parse_args(arguments))
@@ -83,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(request: Request, *, in_process: bool = False) -> int:
     """Check what was asked for; 0 when all passed, 1 when something did not.  PdmError for a wrong
     request."""
-    profile = profile_of(request.profile, request.budget)
+    profile = profile_of(request.profile, request.budget, cpu=request.cpu_time)
     parse_config(request.config)
     if request.jobs < 1:
         raise PdmError("VERR_OUT_OF_RANGE", f"{request.jobs} jobs at a time check nothing", "Give 1 or more")
@@ -97,14 +101,14 @@ def run(request: Request, *, in_process: bool = False) -> int:
     return PASSED if all(passed) else FAILED
 
 
-def profile_of(name: str, budget: float | None) -> Profile:
+def profile_of(name: str, budget: float | None, *, cpu: bool = False) -> Profile:
     """A profile, perhaps with another time."""
     profile = PROFILES[name]
     if budget is None:
-        return profile
+        return attrs.evolve(profile, cpu=cpu)
     if budget <= 0:
         raise PdmError("VERR_OUT_OF_RANGE", f"A budget of {budget} seconds is no time", "Give more than 0")
-    return Profile(profile.name, budget, profile.steps, profile.shrink)
+    return attrs.evolve(profile, seconds=budget, cpu=cpu)
 
 
 def parse_config(items: Sequence[str]) -> dict[str, object]:
@@ -178,7 +182,9 @@ def _child(name: str, profile: Profile, request: Request) -> bool:
             command += [f"--{option}", str(value)]
     for item in request.config:
         command += ["--config", item]
-    patience = profile.seconds + profile.shrink + 6 * ACCESS_WALL
+    if profile.cpu:
+        command.append("--cpu-time")
+    patience = profile.seconds * (SLOWEST if profile.cpu else 1) + profile.shrink + 6 * ACCESS_WALL
     with tempfile.TemporaryDirectory(prefix="vbox-conformance-") as folder:
         verdict = Path(folder, "verdict")  # a plugin may end its process with any status, 0 too
         command += ["--verdict", str(verdict)]

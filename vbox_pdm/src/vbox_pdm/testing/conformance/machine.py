@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 from hypothesis import strategies as st
@@ -38,9 +37,9 @@ class Found(BaseException):
 
 
 def machine_for(
-    subject: Subject, config: Mapping[str, object], deadline: float
+    subject: Subject, config: Mapping[str, object], late: Callable[[], bool]
 ) -> type[RuleBasedStateMachine]:
-    """The machine of a type in one configuration.  It does nothing after `deadline` (time.monotonic)."""
+    """The machine of a type in one configuration.  It does nothing when it is `late`."""
     model = Rig(subject, config)
     for number in range(len(model.functions)):
         model.perform(Enable(number))
@@ -53,7 +52,7 @@ def machine_for(
     class Machine(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.late = time.monotonic() > deadline
+            self.late = late()
             self.failed = False
             self.session: Session | None = None
 

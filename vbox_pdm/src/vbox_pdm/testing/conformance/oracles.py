@@ -101,7 +101,8 @@ class MediaOracle:
             sector, content = (ask.offset + at) // 512, data[at : at + 512]
             if ask.op is MediaOp.READ and self.known.get(sector, content) != content:
                 raise Violation("content", f"sector {sector} reads other bytes than were there: {ask}")
-            if max(self.floor, self.writers.get(sector, 0)) <= number:  # nobody has changed it behind this one
+            # Nobody has changed it behind this one.
+            if max(self.floor, self.writers.get(sector, 0)) <= number:
                 self.known[sector] = content
 
     def forget_all(self) -> None:
@@ -123,6 +124,8 @@ class DriveOracle:
     pending: int = 0
     known: dict[int, bytes] = field(factory=dict)
     under_way: DriveRequest | None = None
+    cut_off: bool = False
+    """There was a reset while the drive works at `under_way`, which is not gone on with."""
     refused: Callable[[], int] = lambda: 0
 
     def submit(self, below: Any, ask: DriveAsk) -> None:
@@ -140,8 +143,10 @@ class DriveOracle:
         _Command(self, below, ask, task, phase, self.refused()).go()
 
     def reset(self) -> None:
-        """What has `more` to do is forgotten by a reset."""
-        self.under_way = None
+        """What has `more` to do is forgotten by a reset; what the drive works at still ends."""
+        self.cut_off = self.pending > 0
+        if not self.cut_off:
+            self.under_way = None
 
 
 @define(eq=False)
@@ -205,11 +210,13 @@ class _Command:
                     "requests",
                     f"{self.task} has more to do after {self.position} of {self.phase.length} bytes",
                 )
-            if self.oracle.under_way is request:
+            if self.oracle.under_way is request and not self.oracle.cut_off:
                 self.due = True
                 self.go()
+                return
+            self.oracle.under_way, self.oracle.cut_off = None, False
             return
-        self.oracle.under_way = None
+        self.oracle.under_way, self.oracle.cut_off = None, False
         self.oracle.done.append((request.status, request.error, request.count, request.lba, request.device))
         if request.status & (ata.BSY | ata.DRQ):
             raise Violation(

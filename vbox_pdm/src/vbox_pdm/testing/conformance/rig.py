@@ -125,9 +125,11 @@ STAND = DeviceType("kit stand", Stand)
 
 @frozen
 class Shot:
-    """What an instance is at one time, without side effects.  `timers` are the ns that are left."""
+    """What an instance is at one time, without side effects.  `timers` are the ns that are left; `encoded` is
+    the state as bytes."""
 
     state: State | None
+    encoded: bytes
     timers: tuple[tuple[str, int | None], ...]
     lines: tuple[bool, ...]
     pci: tuple[Any, ...]
@@ -247,6 +249,7 @@ class Rig:
         if self.stand is not None and model.stand is not None:
             self.stand.chunk = model.stand.chunk
         self._bases = dict(model._bases)
+        self.bench.windows.update(model.bench.windows)
 
     # --- carrying out
 
@@ -404,16 +407,14 @@ class Rig:
         host = self.host
         modes = tuple(sorted((page, mode.value) for page, mode in host.memory.modes.items() if mode.value))
         machine = (host.bus.a20, host.board.interrupt, host.board.nmi_masked, modes)
-        return Shot(self._state(), tuple(timers), lines, pci, machine)
+        return Shot(*self._state(), tuple(timers), lines, pci, machine)
 
-    def _state(self) -> State | None:
+    def _state(self) -> tuple[State | None, bytes]:
         try:
             state = state_of(self.instance)
-            if state is not None:
-                encode(state)
+            return state, b"" if state is None else encode(state)
         except Exception as error:
             raise Violation("no-raise", f"saving failed: {error}") from error
-        return state
 
     def remembers(self) -> dict[str, Any]:
         """All attributes of the instance, as plain data."""
@@ -422,9 +423,9 @@ class Rig:
     def keep_state(self) -> None:
         """Remember a state object, to see at the next time whether it is still what it was."""
         self.check_alias()
-        state = self._state()
+        state, encoded = self._state()
         if state is not None:
-            self._kept = state, encode(state)
+            self._kept = state, encoded
 
     def check_alias(self) -> None:
         """Violation when the state that was kept has changed since."""
@@ -438,15 +439,13 @@ class Rig:
         self.subject.guide.saw(shot.state)
         if shot.state is None:
             return
-        encoded = encode(shot.state)
-        again = state_of(self.instance)
-        if again is None or encode(again) != encoded:
+        if state_of(self.instance) != shot.state:
             raise Violation("save-quiet", f"{self.log[-1][0]}: saving twice gives another state")
         if not shot.lines:
             return
         known = self.subject.levels
         configs = tuple(p.config[:6] + p.config[8:] + p.msix_table for p in shot.pci)
-        key = (encoded, shot.timers, configs, str(self.config))
+        key = (shot.encoded, shot.timers, configs, str(self.config))
         if key not in known and len(known) < _KNOWN:
             known[key] = shot.lines, tuple(text for text, _ in self.log)
         before, way = known.get(key, (shot.lines, ()))

@@ -6,7 +6,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from vbox_pdm.testing.conformance.hosttime import forbidden
 from vbox_pdm.testing.conformance.machine import Found, machine_for
 from vbox_pdm.testing.conformance.report import Failure, Report, coverage
 from vbox_pdm.testing.conformance.rig import Rig, Subject
-from vbox_pdm.testing.conformance.setup import Profile, Setup
+from vbox_pdm.testing.conformance.setup import SLOWEST, Profile, Setup
 from vbox_pdm.testing.conformance.shrink import shrink
 from vbox_pdm.testing.conformance.snippets import snippet
 from vbox_pdm.testing.conformance.violations import Hang, Violation
@@ -50,7 +50,7 @@ def check(
     distribution = getattr(plugin, "distribution", "")
     what = "driver" if isinstance(kind, DriverType) else "device"
     report = Report(kind.name, what, distribution, profile.name, seed)
-    start = time.monotonic()
+    start, late = time.monotonic(), _late(profile)
     with tempfile.TemporaryDirectory(prefix="vbox-conformance-") as folder:
         try:
             setup = _setup(kind.name, plugin, Path(folder), config or {})
@@ -64,7 +64,7 @@ def check(
         with forbidden(kind.device) if isinstance(kind, DeviceType) else nullcontext():
             _single_checks(subject, report)
             if report.passed:
-                _rounds(subject, profile, report, start + profile.seconds, corpus)
+                _rounds(subject, profile, report, late, corpus)
     report.seconds = round(time.monotonic() - start, 3)
     return report
 
@@ -88,14 +88,29 @@ def _single_checks(subject: Subject, report: Report) -> None:
         report.checks.append(name)
 
 
-def _rounds(subject: Subject, profile: Profile, report: Report, deadline: float, corpus: Path | None) -> None:
+def _late(profile: Profile) -> Callable[[], bool]:
+    """Says whether the time of the profile, from now on, is used."""
+    start, worked = time.monotonic(), time.process_time()
+
+    def late() -> bool:
+        waited = time.monotonic() - start
+        if not profile.cpu:
+            return waited > profile.seconds
+        return time.process_time() - worked > profile.seconds or waited > SLOWEST * profile.seconds
+
+    return late
+
+
+def _rounds(
+    subject: Subject, profile: Profile, report: Report, late: Callable[[], bool], corpus: Path | None
+) -> None:
     database = _database(corpus, report)
     configs = _configs(subject)
     number = 0
-    while time.monotonic() < deadline:
+    while not late():
         config = configs[number % len(configs)]
         try:
-            machine = machine_for(subject, config, deadline)
+            machine = machine_for(subject, config, late)
         except PdmError:
             configs.remove(config)  # a value that needs more (`key_values` looked at the error)
             if not configs:

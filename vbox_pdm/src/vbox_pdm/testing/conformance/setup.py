@@ -45,12 +45,13 @@ class Setup:
 @frozen
 class Profile:
     """How much is tried: for about `seconds`, in examples of `steps` steps; at most `shrink` seconds
-    go into making a failure short."""
+    go into making a failure short.  `cpu`: seconds of CPU time, so that it is the same on a busy machine."""
 
     name: str
     seconds: float
     steps: int
     shrink: float
+    cpu: bool = False
 
 
 PROFILES = {
@@ -62,6 +63,9 @@ PROFILES = {
     )
 }
 """quick is for every run of a test suite, thorough for a release, long for a night."""
+
+SLOWEST = 4
+"""How many times as long as its CPU time a check may take."""
 
 ACCESS_CPU = 1.0
 """Seconds of CPU time after which one access, timer step or notification is taken for endless."""
