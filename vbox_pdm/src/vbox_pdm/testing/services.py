@@ -8,6 +8,7 @@ it and free it.
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -201,7 +202,7 @@ class HostDeviceHelpers(HostHelpers):
         self._creating("RAM")
         if region.size <= 0 or region.size % PAGE:
             raise self._invalid(f"asks for {region.size} bytes of RAM, which are no whole pages")
-        region.view = memoryview(bytearray(region.size))
+        region.view = memoryview(mmap.mmap(-1, region.size))  # zeros that cost nothing until they are used
         self._owned.rams.append(region)
         return region
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from random import Random
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -27,6 +28,8 @@ from vbox_pdm.testing.conformance.session import (
 from vbox_pdm.testing.conformance.steps import Access, Cmos, Enable, Info, Life, Prepare, Step
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
+_SEEDS = st.binary(min_size=8, max_size=8)
+
 
 class Found(BaseException):
     """Ends the search: a property does not hold.  No Exception, so that hypothesis lets it pass."""
@@ -43,7 +46,8 @@ def machine_for(
     model = Rig(subject, config)
     for number in range(len(model.functions)):
         model.perform(Enable(number))
-    acts = _acts(model)
+    acts = plans.acts(model)
+    talk = plans.talk(model)
     quiet = _quiet_reads(model)
     functions = len(model.functions)
     upsets = _upsets(model)
@@ -77,21 +81,25 @@ def machine_for(
             if subject.setup.prepare and prepare:
                 self.play(Do(Prepare()))
 
-        @rule(steps=st.lists(acts, min_size=1, max_size=12))
-        def act(self, steps: list[Step]) -> None:
+        @rule(seed=_SEEDS, most=st.sampled_from([4, 12, 20]))
+        def act(self, seed: bytes, most: int) -> None:
             """Most of what happens."""
-            for step in steps:
-                self.play(_move(step, quiet))
+            chance = Random(seed)
+            for _ in range(chance.randint(1, most)):
+                self.play(_move(acts(chance), quiet))
 
-        @rule(steps=st.lists(acts, min_size=1, max_size=4))
-        def act_more(self, steps: list[Step]) -> None:
+        @rule(seed=_SEEDS, most=st.sampled_from([4, 12, 20]))
+        def act_more(self, seed: bytes, most: int) -> None:
             """And some more of it: hypothesis gives all rules the same weight."""
-            self.act(steps)
+            self.act(seed, most)
 
-        @rule(steps=st.lists(acts, min_size=3, max_size=20))
-        def act_long(self, steps: list[Step]) -> None:
-            """And some more."""
-            self.act(steps)
+        if talk is not None:
+
+            @rule(steps=st.lists(talk, min_size=1, max_size=12 if subject.is_driver else 4))
+            def speak(self, steps: list[Step]) -> None:
+                """What neighbours say."""
+                for step in steps:
+                    self.play(_move(step, quiet))
 
         @rule(move=upsets)
         def upset(self, move: Move) -> None:
@@ -132,24 +140,6 @@ def _move(step: Step, quiet: Mapping[tuple[int, int, int], Target]) -> Move:
         return QuietRead(step, target)
     bytes_of_it = ((step.region, step.offset + at, 1) for at in range(step.size))
     return WideRead(step) if all(place in quiet for place in bytes_of_it) else Do(step)
-
-
-def _acts(rig: Rig) -> st.SearchStrategy[Step]:
-    """All steps, the interesting ones more often."""
-    options: list[st.SearchStrategy[Step]] = [plans.time()] * 2
-    if rig.instance.implements("pdm_info"):
-        options.append(st.just(Info()))
-    for weight, strategy in (
-        (6, plans.accesses(rig)),
-        (1, plans.configuration(rig)),
-        (3, plans.talk(rig)),
-        (3, plans.actions(rig)),
-        (2, plans.wires(rig.subject.roles)),
-        (1, plans.memory(rig) if rig.functions or rig.regions else None),
-    ):
-        if strategy is not None:
-            options += [strategy] * weight * 2
-    return plans.either(options)
 
 
 def _upsets(rig: Rig) -> st.SearchStrategy[Move]:

@@ -1,8 +1,13 @@
-"""Strategies: which steps to try on an instance, drawn from what it declares."""
+"""Which steps to try on an instance, drawn from what it declares.
+
+hypothesis gives a rule of the machine one seed, and a `Plan` makes the steps of it: a choice of
+hypothesis costs as much time as a step.  What neighbours say is drawn by strategies (traffic.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -10,7 +15,7 @@ from hypothesis import strategies as st
 from vbox_pdm.regions import Ports
 from vbox_pdm.registers import Register
 from vbox_pdm.testing.conformance import neighbours
-from vbox_pdm.testing.conformance.registers_check import targets
+from vbox_pdm.testing.conformance.registers_check import Target, targets
 from vbox_pdm.testing.conformance.rig import Rig
 from vbox_pdm.testing.conformance.steps import (
     ABOVE,
@@ -23,6 +28,8 @@ from vbox_pdm.testing.conformance.steps import (
     Configure,
     Down,
     Enable,
+    Flip,
+    Info,
     Line,
     Memory,
     Mood,
@@ -35,6 +42,8 @@ from vbox_pdm.testing.conformance.steps import (
 from vbox_pdm.testing.conformance.traffic import calls
 from vbox_pdm.testing.conformance.watched_host import Watched
 
+Plan = Callable[[Random], Step]
+"""Makes a step of chance."""
 Steps = st.SearchStrategy[Step]
 T = TypeVar("T")
 TABLE = 0x1000
@@ -42,6 +51,9 @@ TABLE = 0x1000
 _PLACES = [TABLE, TABLE + 16, 0x2000, 0x8000, 0xF0000, 0xFFFF0, 0xFFFFF, 0x100000, 0xE0000000, 0xFEC00000]
 _TOPS = [0xFFFFFFF0, 0xFFFFFFFC, 0xFFFFFFFF, 0xFFFFF000]
 _PCI_OFFSETS = [0x04, 0x06, 0x0C, 0x10, 0x14, 0x18, 0x1C, 0x20, 0x24, 0x30, 0x3C, 0x3D]
+_TABLES = [0, 1, 4, 64, 512, 0x80000000, 0x80000200, 0xFFFF, 0x10000, 0xFFFFFFFF]
+_BURSTS = [17, 70, 260, 800]
+"""How often something is repeated: behind the end of a FIFO, of a table, of a counter."""
 
 
 def either(options: Sequence[st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
@@ -50,90 +62,151 @@ def either(options: Sequence[st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
     return st.sampled_from(list(options)).flatmap(lambda chosen: chosen)
 
 
-def values(register: Register | None, size: int, places: list[int]) -> st.SearchStrategy[int]:
-    """Values to write: fields alone, all, none, addresses, anything."""
-    top = (1 << (8 * size)) - 1
-    special = {0, 1, top, top >> 1, 0x55 & top, 0xAA & top}
-    if register is not None:
-        special |= {register.mask(name) & top for name in register.fields}
-        special.add((register.reset or 0) & top)
-        joined = 0
-        for name in register.fields:
-            joined |= register.mask(name)
-        special.add(joined & top)
-    options: list[st.SearchStrategy[int]] = [
-        st.sampled_from(sorted(special)),
-        st.integers(0, top),
-        st.integers(0, 31),
+def acts(rig: Rig) -> Plan:
+    """All but what neighbours say, the interesting more often."""
+    options: list[tuple[int, Plan | None]] = [
+        (4, time),
+        (1, (lambda chance: Info()) if rig.instance.implements("pdm_info") else None),
+        (12, accesses(rig)),
+        (_pci_weight(rig), configuration(rig)),
+        (6, actions(rig)),
+        (4, wires(rig.subject.roles)),
+        (2, memory(rig) if rig.functions or rig.regions else None),
     ]
-    if register is not None and register.values:
-        options += [st.sampled_from(sorted(register.values))] * 3
-    if register is not None and len(register.fields) > 1:
+    return _weighted(options)
+
+
+def _weighted(options: Sequence[tuple[int, Plan | None]]) -> Plan:
+    plans = [plan for _, plan in options if plan is not None]
+    weights = [weight for weight, plan in options if plan is not None]
+    return lambda chance: chance.choices(plans, weights)[0](chance)
+
+
+def _pci_weight(rig: Rig) -> int:
+    """More where a function has registers of its own in configuration space."""
+    own = sum(function.writable(at) for function in rig.functions for at in range(0x40, 0x100))
+    return 2 + min(own, 8) if rig.regions else 12
+
+
+# --- registers
+
+
+def value_of(chance: Random, register: Register | None, size: int, places: list[int]) -> int:
+    """A value to write: fields alone, all, none, named ones, addresses, anything."""
+    top = (1 << (8 * size)) - 1
+    way = chance.randrange(8)
+    if register is not None and register.values and way >= 5:
+        return chance.choice(list(register.values))
+    if register is not None and register.fields and way in (2, 3, 5):
         masks = [register.mask(name) & top for name in register.fields]
-        options.append(st.lists(st.sampled_from(masks), max_size=4).map(lambda some: _union(some)))
-    if size >= 4:
-        options.append(st.sampled_from([place & top for place in places]))
-    return st.one_of(options)
+        if way == 2:
+            return chance.choice(masks)
+        some = chance.sample(masks, chance.randint(0, len(masks)))
+        return _union(mask if way == 3 else mask & chance.getrandbits(64) for mask in some)
+    if size >= 4 and way == 6:
+        return chance.choice(places) & top
+    if way in (0, 7):
+        return chance.choice((0, 1, top, top >> 1, (top >> 1) + 1, 0x55 & top, 0xAA & top))
+    return chance.randrange(32) & top if way == 1 else chance.getrandbits(8 * size)
 
 
-def _union(masks: list[int]) -> int:
+def _union(masks: Iterable[int]) -> int:
     result = 0
     for mask in masks:
         result |= mask
     return result
 
 
-def accesses(rig: Rig) -> Steps | None:
+def accesses(rig: Rig) -> Plan | None:
     """Reads and writes of registers, and of anything in a region at any width and alignment."""
     places = places_of(rig)
-    options: list[Steps] = []
-    for number, watched in enumerate(rig.regions):
-        mine: list[Steps] = []
-        reads = targets(number, watched, write=False)
-        if reads:
-            mine.append(st.sampled_from(reads).map(lambda t: Access(t.region, t.offset, t.size)))
-        writes = targets(number, watched, write=True)
-        if writes:
-            by_write: list[Steps] = [
-                values(t.register, t.size, places).map(
-                    lambda value, t=t: Access(t.region, t.offset, t.size, value)  # type: ignore[misc]
-                )
-                for t in writes
-            ]
-            mine += [st.one_of(by_write)] * 2
-        mine.append(_anywhere(number, watched, places))
-        if isinstance(watched.region, Ports):
-            blocks = watched.region.read_string is not None or watched.region.write_string is not None
-            mine = [*(mine if blocks else mine * 3), _strings(number, watched, blocks=blocks)]
-        options += mine
-    return either(options) if options else None
+    regions = [
+        (_region_weight(number, watched), _region(number, watched, places))
+        for number, watched in enumerate(rig.regions)
+    ]
+    return _weighted(regions) if regions else None
 
 
-def _anywhere(number: int, watched: Watched, places: list[int]) -> Steps:
+def _region_weight(number: int, watched: Watched) -> int:
+    """By how much there is to try."""
+    known = targets(number, watched, write=True) + targets(number, watched, write=False)
+    named = {len(t.register.values) for t in known if t.register is not None}
+    return 2 + (len(known) + sum(named)).bit_length()
+
+
+def _region(number: int, watched: Watched, places: list[int]) -> Plan:
+    reads, writes = targets(number, watched, write=False), targets(number, watched, write=True)
+    both = [target for target in writes if target in reads]
+    options: list[tuple[int, Plan | None]] = [
+        (3, _reads(reads) if reads else None),
+        (6, _writes(writes, places) if writes else None),
+        (1, _flips(both) if both else None),
+        (2, _anywhere(number, watched, places)),
+    ]
+    if isinstance(watched.region, Ports):
+        blocks = watched.region.read_string is not None or watched.region.write_string is not None
+        options.append((3 if blocks else 1, _strings(number, watched, blocks=blocks)))
+    return _weighted(options)
+
+
+def _reads(found: list[Target]) -> Plan:
+    def plan(chance: Random) -> Step:
+        target = chance.choice(found)
+        return Access(target.region, target.offset, target.size)
+
+    return plan
+
+
+def _writes(found: list[Target], places: list[int]) -> Plan:
+    def plan(chance: Random) -> Step:
+        target = chance.choice(found)
+        value = value_of(chance, target.register, target.size, places)
+        return Access(target.region, target.offset, target.size, value)
+
+    return plan
+
+
+def _flips(found: list[Target]) -> Plan:
+    """As drivers do: what is read, with a little changed, is written."""
+
+    def plan(chance: Random) -> Step:
+        target = chance.choice(found)
+        bits = 1 << chance.randrange(8 * target.size)
+        if target.register is not None and target.register.fields and chance.random() < 0.7:
+            name = chance.choice(list(target.register.fields))
+            bits = target.register.mask(name) & ((1 << 8 * target.size) - 1)
+        return Flip(target.region, target.offset, target.size, bits)
+
+    return plan
+
+
+def _anywhere(number: int, watched: Watched, places: list[int]) -> Plan:
     size = watched.region.size
 
-    def build(offset: int, width: int, value: int | None) -> Step:
-        cut = None if value is None else value & ((1 << (8 * width)) - 1)
-        return Access(number, min(offset, size - 1), width, cut)
+    def plan(chance: Random) -> Step:
+        offset = chance.randrange(min(size, 64) if chance.random() < 0.5 else size)
+        width = chance.choice(watched.sizes)
+        if chance.random() < 0.33:
+            return Access(number, offset, width)
+        value = chance.choice(places) if chance.random() < 0.5 else chance.getrandbits(64)
+        return Access(number, offset, width, value & ((1 << (8 * width)) - 1))
 
-    offsets = st.one_of(st.integers(0, min(size, 64) - 1), st.integers(0, size - 1))
-    content = st.one_of(st.none(), st.integers(0, (1 << 64) - 1), st.sampled_from(places))
-    return st.builds(build, offsets, st.sampled_from(watched.sizes), content)
+    return plan
 
 
-def _strings(number: int, watched: Watched, *, blocks: bool) -> Steps:
-    offsets = st.integers(0, min(watched.region.size, 16) - 1)
-    sizes = st.sampled_from([1, 2, 4])
-    counts = st.integers(1, 8)
-    if blocks:
-        offsets = st.one_of(st.just(0), offsets)
-        counts = st.one_of(counts, counts, st.sampled_from([128, 256, 300]))
-    ins = st.builds(lambda o, s, n: StringAccess(number, o, s, n), offsets, sizes, counts)
-    outs = st.builds(
-        lambda o, s, n, fill: StringAccess(number, o, s, data=bytes([fill]) * (s * n)),
-        offsets, sizes, counts, st.integers(0, 255),
-    )  # fmt: skip
-    return st.one_of(ins, outs)
+def _strings(number: int, watched: Watched, *, blocks: bool) -> Plan:
+    reach = min(watched.region.size, 16)
+    long, often = ([128, 256, 300], 0.3) if blocks else (_BURSTS, 0.15)
+
+    def plan(chance: Random) -> Step:
+        offset = 0 if blocks and chance.random() < 0.5 else chance.randrange(reach)
+        size = chance.choice((1, 1, 2, 4))
+        count = chance.choice(long) if chance.random() < often else chance.randint(1, 8)
+        if chance.random() < 0.5:
+            return StringAccess(number, offset, size, count)
+        return StringAccess(number, offset, size, data=bytes([chance.getrandbits(8)]) * (size * count))
+
+    return plan
 
 
 def places_of(rig: Rig) -> list[int]:
@@ -146,73 +219,99 @@ def places_of(rig: Rig) -> list[int]:
     return found
 
 
-def memory(rig: Rig) -> Steps:
+def memory(rig: Rig) -> Plan:
     """Tables in RAM: dwords that are addresses, lengths, flags, or anything."""
-    places = places_of(rig)
-    dword = st.one_of(
-        st.sampled_from([place & 0xFFFFFFFF for place in places]),
-        st.sampled_from([0, 1, 4, 64, 512, 0x80000000, 0x80000200, 0xFFFF, 0x10000, 0xFFFFFFFF]),
-        st.integers(0, 0xFFFFFFFF),
-    )
-    table = st.lists(dword, min_size=1, max_size=8).map(
-        lambda words: b"".join(word.to_bytes(4, "little") for word in words)
-    )
-    return st.builds(Memory, st.sampled_from([TABLE, TABLE, TABLE + 16, 0x2000, 0x8000]), table)
+    places = [place & 0xFFFFFFFF for place in places_of(rig)]
+
+    def plan(chance: Random) -> Step:
+        words = [
+            chance.choice(chance.choice((places, _TABLES)))
+            if chance.random() < 0.67
+            else chance.getrandbits(32)
+            for _ in range(chance.randint(1, 8))
+        ]
+        at = chance.choice((TABLE, TABLE, TABLE + 16, 0x2000, 0x8000))
+        return Memory(at, b"".join(word.to_bytes(4, "little") for word in words))
+
+    return plan
 
 
-def configuration(rig: Rig) -> Steps | None:
+def configuration(rig: Rig) -> Plan | None:
     """Accesses to configuration space, and what firmware does."""
     if not rig.functions:
         return None
-    number = st.integers(0, len(rig.functions) - 1)
-    own = [at for f in rig.functions for at in range(0x40, 0x100) if f.writable(at)]
-    offset = st.one_of(st.sampled_from(_PCI_OFFSETS + own), st.integers(0, 255))
-    value = st.one_of(
-        st.sampled_from([0, 0xFFFFFFFF, 7, 0x407, *[place & 0xFFFFFFFF for place in places_of(rig)]]),
-        st.integers(0, 0xFFFFFFFF),
-    )
+    own = [
+        (number, at)
+        for number, function in enumerate(rig.functions)
+        for at in range(0x40, 0x100)
+        if function.writable(at)
+    ]
+    places = [0, 0xFFFFFFFF, 7, 0x407, *[place & 0xFFFFFFFF for place in places_of(rig)]]
 
-    def build(number: int, at: int, size: int, value: int | None) -> Step:
+    def plan(chance: Random) -> Step:
+        number, size = chance.randrange(len(rig.functions)), chance.choice((1, 2, 4))
+        if chance.random() < (0.3 if own else 0.6):
+            return Enable(number, chance.choice((7, 7, 7, 3, 0x407, 0, 1, 2)))
+        if own and chance.random() < 0.6:
+            number, at = chance.choice(own)
+        else:
+            at = chance.choice(_PCI_OFFSETS) if chance.random() < 0.5 else chance.randrange(256)
         at &= ~(size - 1)
-        return Configure(number, at, size, None if value is None else value & ((1 << (8 * size)) - 1))
+        if chance.random() < 0.25:
+            return Configure(number, at, size)
+        value = chance.choice(
+            (
+                chance.choice(places),
+                chance.getrandbits(32),
+                1 << chance.randrange(8 * size),
+                chance.randrange(32),
+            )
+        )
+        return Configure(number, at, size, value & ((1 << (8 * size)) - 1))
 
-    plain = st.builds(build, number, offset, st.sampled_from([1, 2, 4]), st.one_of(st.none(), value))
-    enable = st.builds(Enable, number, st.sampled_from([7, 7, 7, 3, 0x407, 0, 1, 2]))
-    return st.one_of(plain, enable, enable)
+    return plan
 
 
-def time() -> Steps:
+# --- the rest of the machine
+
+
+def time(chance: Random) -> Step:
     """Clock steps."""
-    return st.one_of(
-        st.just(Advance(None)),
-        st.sampled_from([1, 100, 1_000, 100_000, 1_000_000, 10_000_000]).map(Advance),
-        st.integers(0, 3_000_000).map(Advance),
-    )
+    way = chance.randrange(3)
+    if way == 0:
+        return Advance(None)
+    return Advance(10 ** chance.randrange(8) if way == 1 else chance.randrange(3_000_000))
 
 
-def wires(roles: frozenset[str]) -> Steps | None:
+def wires(roles: frozenset[str]) -> Plan | None:
     """What other devices do with one that plays a role for them."""
-    options: list[Steps] = []
+    options: list[tuple[int, Plan | None]] = []
     if roles & {"pic", "pci router"}:
-        options.append(st.builds(Line, st.integers(0, 15), st.booleans()))
-        options.append(st.builds(Line, st.integers(0, 3), st.booleans(), st.just(True)))
-        options.append(st.just(Acknowledge()))
+        options += [
+            (1, lambda chance: Line(chance.randrange(16), chance.random() < 0.5)),
+            (1, lambda chance: Line(chance.randrange(4), chance.random() < 0.5, slot=True)),
+            (1, lambda chance: Acknowledge()),
+        ]
     if "dmac" in roles:
-        chunks = st.sampled_from([1, 2, 3, 64, 1 << 20])
-        options.append(st.builds(Request, st.sampled_from([1, 5]), st.booleans(), chunks))
+        chunks = (1, 2, 3, 64, 1 << 20)
+        options.append(
+            (2, lambda chance: Request(chance.choice((1, 5)), chance.random() < 0.5, chance.choice(chunks)))
+        )
     if "rtc" in roles:
-        index = st.integers(0, 255)
-        options.append(st.builds(Cmos, index, st.one_of(st.none(), st.integers(0, 255))))
-        options.append(st.builds(Cmos, st.integers(10, 13)))
-    return st.one_of(options) if options else None
+        options += [
+            (1, lambda chance: Cmos(chance.randrange(256))),
+            (1, lambda chance: Cmos(chance.randrange(256), chance.randrange(256))),
+            (1, lambda chance: Cmos(chance.randint(10, 13))),
+        ]
+    return _weighted(options) if options else None
 
 
-def actions(rig: Rig) -> Steps | None:
+def actions(rig: Rig) -> Plan | None:
     """What front ends do."""
     given: list[Step] = [Action(name, tuple(args)) for name, args in rig.subject.setup.actions]
     if rig.subject.setup.prepare:
         given.append(Prepare())
-    return st.sampled_from(given) if given else None
+    return (lambda chance: chance.choice(given)) if given else None
 
 
 def talk(rig: Rig) -> Steps | None:

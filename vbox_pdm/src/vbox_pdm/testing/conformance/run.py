@@ -6,7 +6,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def check(
         with forbidden(kind.device) if isinstance(kind, DeviceType) else nullcontext():
             _single_checks(subject, report)
             if report.passed:
-                _rounds(subject, profile, report, late, corpus)
+                _rounds(subject, profile, report, late, corpus, config or ())
     report.seconds = round(time.monotonic() - start, 3)
     return report
 
@@ -102,10 +102,15 @@ def _late(profile: Profile) -> Callable[[], bool]:
 
 
 def _rounds(
-    subject: Subject, profile: Profile, report: Report, late: Callable[[], bool], corpus: Path | None
+    subject: Subject,
+    profile: Profile,
+    report: Report,
+    late: Callable[[], bool],
+    corpus: Path | None,
+    fixed: Iterable[str],
 ) -> None:
     database = _database(corpus, report)
-    configs = _configs(subject)
+    configs = _configs(subject, fixed)
     number = 0
     while not late():
         config = configs[number % len(configs)]
@@ -171,10 +176,12 @@ class _Tolerant(DirectoryBasedExampleDatabase):
                 self._report.notes.append(note)
 
 
-def _configs(subject: Subject) -> list[Mapping[str, object]]:
-    """The default, then each key at the ends of its range, alone."""
+def _configs(subject: Subject, fixed: Iterable[str]) -> list[Mapping[str, object]]:
+    """The default, then each key that is not `fixed` at the ends of its range, alone."""
     found: list[Mapping[str, object]] = [{}]
     for info in keys(subject.type.config):
+        if info.name in fixed:
+            continue
         values = list(subject.setup.keys.get(info.name, ())) or list(once.inside(info))
         others: list[Mapping[str, object]] = [{info.name: value} for value in values if value != info.default]
         found += [{}, *others[:3]]

@@ -72,6 +72,34 @@ class Access:
 
 
 @frozen
+class Flip:
+    """A read of a register, and a write of what was read with some bits turned over, as drivers do."""
+
+    region: int
+    offset: int
+    size: int
+    bits: int
+
+    def do(self, rig: Rig) -> Any:
+        value = Access(self.region, self.offset, self.size).do(rig)
+        if value is not None:
+            Access(self.region, self.offset, self.size, value ^ self.bits).do(rig)
+        return value
+
+    def text(self, rig: Rig) -> str:
+        where = rig.name_of(self.region, self.offset, self.size, write=True)
+        return f"turn over {rig.describe(self.region, self.offset, self.size, self.bits)} at {where}"
+
+    def code(self, rig: Rig) -> str:
+        ports, address = rig.place(self.region, self.offset)
+        if address is None:
+            return ""
+        kind = "port" if ports else "mmio"
+        read = f"bench.{kind}_read({address:#x}, {self.size})"
+        return f"bench.{kind}_write({address:#x}, {self.size}, {read} ^ {self.bits:#x})"
+
+
+@frozen
 class StringAccess:
     """REP INS of `count` items, or REP OUTS of `data`."""
 
