@@ -264,7 +264,16 @@ class Rig:
         except PdmError as error:
             raise Violation("no-raise", f"{text} failed: {error}") from error
         self.check(text)
+        if self.functions:
+            self._note_bases()
         return self._seen(result)
+
+    def _note_bases(self) -> None:
+        """Where regions are, for when they are not: by steps alone, so that a repetition knows the same."""
+        for region, watched in enumerate(self.regions):
+            base = self.host.base(watched)
+            if base is not None:
+                self._bases[region] = base
 
     def check(self, what: str) -> None:
         """Violation for whatever went wrong since the last time."""
@@ -462,9 +471,7 @@ class Rig:
         """Whether it is a port, and its address; where the region was last when it is not mapped."""
         watched = self.regions[region]
         base = self.host.base(watched)
-        if base is not None:
-            self._bases[region] = base
-        else:
+        if base is None:
             base = self._bases.get(region)
         return watched.ports, None if base is None else base + offset
 

@@ -498,10 +498,11 @@ class Cmos:
 
 @frozen
 class Info:
-    """Somebody looks at what the device tells people about itself."""
+    """Somebody looks at what the device tells people about itself.  A twin may tell them something else:
+    what it counts is not part of the machine."""
 
     def do(self, rig: Rig) -> Any:
-        return rig.bench.info(rig.instance)
+        return type(rig.bench.info(rig.instance))
 
     def text(self, rig: Rig) -> str:
         return "somebody looks at pdm_info"
