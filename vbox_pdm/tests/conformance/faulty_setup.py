@@ -8,7 +8,7 @@ from faulty_ports import Gadget
 from faulty_process import Counter, CountsInstances
 
 from vbox_pdm import CharStream, PdmError, State, key
-from vbox_pdm.testing import FakeStream
+from vbox_pdm.testing import Bench, FakeStream
 from vbox_pdm.testing.conformance import Setup
 
 # --- actions
@@ -148,6 +148,26 @@ class QueuesWithoutEnd(Bounded):
         if offset == 3:
             self.queue += bytes([value])
         else:
+            super().write(offset, size, value)
+
+
+def _counts_writes(gadget: Gadget, bench: Bench) -> str | None:
+    before = len(gadget.queue)
+    bench.port_write(gadget.config.io_base + 3, 1, 7)
+    return None if len(gadget.queue) in (before + 1, gadget.config.depth) else "a byte was lost"
+
+
+@correct
+class Exercised(Gadget):
+    """Its author says how it is used."""
+
+    setup = Setup(exercises={"a byte is queued": _counts_writes})
+
+
+@faulty("own", "a byte is queued: a byte was lost")
+class LosesTheThird(Exercised):
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset != 3 or len(self.queue) != 2:
             super().write(offset, size, value)
 
 

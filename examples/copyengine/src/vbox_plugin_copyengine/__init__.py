@@ -17,6 +17,8 @@ from __future__ import annotations
 import enum
 import zlib
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -39,6 +41,10 @@ from vbox_pdm import (
     key,
 )
 from vbox_pdm.pci import STATUS as PCI_STATUS
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing import Bench
+    from vbox_pdm.testing.conformance import Setup
 
 contract = "1.0"  # for `vbox run --plugin` with this file; a wheel says it in its requirements
 
@@ -309,3 +315,49 @@ def with_half(value: int, offset: int, dword: int) -> int:
 @hookimpl
 def vbox_register_devices(register: Callable[[DeviceType], None]) -> None:
     register(DeviceType("copyengine", CopyEngine, Config, summary="moves memory: copy, fill, CRC-32"))
+
+
+# --- for the conformance kit: what must work whatever a guest did before
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """Imported only where the kit is."""
+    from vbox_pdm.testing.conformance import Setup
+
+    return Setup(
+        exercises={
+            "a copy of 5000 bytes": copy_is_exact,
+            "a copy to where no memory is": copy_to_nowhere_fails,
+        }
+    )
+
+
+def run(engine: CopyEngine, bench: Bench, source: int, destination: int, length: int) -> int:
+    """What a driver does for a copy; STATUS at its end."""
+    bar = bench.pci_enable(engine.pci)[0]
+    bench.mmio_write(bar + Registers.COMMAND.offset, 4, Command.STOP)
+    for register, value in ((Registers.SOURCE, source), (Registers.DESTINATION, destination)):
+        bench.mmio_write(bar + register.offset, 4, value)
+        bench.mmio_write(bar + register.offset + 4, 4, 0)
+    bench.mmio_write(bar + Registers.LENGTH.offset, 4, length)
+    bench.mmio_write(bar + Registers.COMMAND.offset, 4, Command.COPY)
+    bench.advance(20_000_000)  # at the lowest rate 5 ms
+    return bench.mmio_read(bar + Registers.STATUS.offset, 4)
+
+
+def copy_is_exact(engine: CopyEngine, bench: Bench) -> str | None:
+    """The bytes arrive, and none behind them."""
+    data = bytes(range(250)) * 20
+    bench.memory_write(0x10000, data)
+    bench.memory_write(0x20000, bytes(0x3000))
+    status = run(engine, bench, 0x10000, 0x20000, len(data))
+    if status & (BUSY | DONE | ERROR) != DONE:
+        return f"STATUS is {status:#x}"
+    return None if bench.memory_read(0x20000, 0x3000) == data.ljust(0x3000, b"\0") else "it is not exact"
+
+
+def copy_to_nowhere_fails(engine: CopyEngine, bench: Bench) -> str | None:
+    """At 2 GiB is no memory."""
+    status = run(engine, bench, 0x10000, 0x8000_0000, 100)
+    return None if status & (BUSY | DONE | ERROR) == ERROR else f"STATUS is {status:#x}"

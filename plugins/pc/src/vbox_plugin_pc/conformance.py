@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbox_pdm import hookimpl
+from vbox_plugin_pc import exercises
 
 if TYPE_CHECKING:
     from vbox_pdm.testing.conformance import Setup
@@ -78,6 +79,7 @@ def serial() -> dict[str, Any]:
                 lambda uart: len(uart.received), lambda uart: len(uart.received_errors)
             ),
         },
+        "exercises": {"a loopback takes 16 characters": exercises.fifo_of_16},
     }  # fmt: skip
 
 
@@ -151,6 +153,7 @@ def mc146818() -> dict[str, Any]:
                 lambda rtc: rtc.updates.active or not waits(rtc, UIE) or bool(rtc.cmos[REG_B] & SET)
             ),
         },
+        "exercises": {"a clock of 12 hours passes noon and midnight": exercises.noon},
     }  # fmt: skip
 
 
@@ -197,6 +200,7 @@ def pckbd() -> dict[str, Any]:
             ),
             "a packet has at most 4 bytes": true(lambda device: len(device.mouse.packet) <= 4),
         },
+        "exercises": {"a driver finds a mouse with a wheel": exercises.mouse_is_found},
     }  # fmt: skip
 
 
@@ -218,6 +222,7 @@ def i8237() -> dict[str, Any]:
             (0xC6, 0x3F), (0xC6, 0x00), (0x8B, 0x00), (0xD4, 0x01),
         ),
         "invariants": {"registers have their width": true(fit)},
+        "exercises": {"address and count of channel 1 read as written": exercises.byte_order},
     }  # fmt: skip
 
 
@@ -324,6 +329,11 @@ def qemu_fw_cfg() -> dict[str, Any]:
                 lambda device: bytes(device.content),
                 lambda device: bytes(device.items.get(device.selector, b"")),
             ),
+        },
+        "exercises": {
+            "the directory is fetched by DMA": exercises.item_by_dma,
+            "a transfer by DMA to nowhere": exercises.dma_to_nowhere,
+            "a descriptor at the end of memory": exercises.descriptor_cut_off,
         },
         "ram": 4 << 20,
     }  # fmt: skip

@@ -41,6 +41,10 @@ def setup() -> Setup:
             "the window and its bank lie within memory": _window_outside,
             "what a DISPI mode shows lies within memory": _mode_outside,
         },
+        exercises={
+            "a mode that is larger than memory is refused": _large_mode,
+            "the last bank ends where memory does": _last_bank,
+        },
     )
 
 
@@ -82,3 +86,34 @@ def _mode_outside(card: Vga, bench: Any) -> str | None:
     return (
         f"{registers[dispi.XRES]} x {registers[dispi.YRES]} in lines of {pitch} bytes, down to line {bottom}"
     )
+
+
+def _dispi(bench: Any, *writes: tuple[int, int]) -> None:
+    for index, value in writes:
+        bench.port_write(0x1CE, 2, index)
+        bench.port_write(0x1CF, 2, value)
+
+
+def _large_mode(card: Vga, bench: Any) -> str | None:
+    """1600 x 1200 in 32 bits are more than 2 MiB."""
+    wanted = ((dispi.ENABLE, 0), (dispi.XRES, 1600), (dispi.YRES, 1200), (dispi.BPP, 32), (dispi.ENABLE, 1))
+    _dispi(bench, *wanted)
+    return "it is on" if card.dispi.enabled and card.dispi.vram_size <= 2 * MIB else None
+
+
+def _last_bank(card: Vga, bench: Any) -> str | None:
+    """Of a linear mode; what a store at the end of the window has too much does not show in the next bank."""
+    for port, value in ((0x3C3, 1), (0x3C2, 0x63)):  # the adapter and its memory answer
+        bench.port_write(port, 1, value)
+    mode = ((dispi.ENABLE, 0), (dispi.XRES, 64), (dispi.YRES, 64), (dispi.BPP, 8), (dispi.ENABLE, 1))
+    _dispi(bench, *mode, (dispi.BANK, 1))
+    bench.mmio_write(WINDOW, 4, 0)
+    _dispi(bench, (dispi.BANK, 0))
+    bench.mmio_write(WINDOW + 0xFFFE, 4, 0xFFFFFFFF)
+    _dispi(bench, (dispi.BANK, 1))
+    spilt = bench.mmio_read(WINDOW, 4)
+    _dispi(bench, (dispi.BANK, 0xFFFF))
+    bank = card.dispi.registers[dispi.BANK]
+    if spilt:
+        return f"a store at the end of bank 0 makes {spilt:#x} of the beginning of bank 1"
+    return None if bank < card.dispi.most_banks else f"bank {bank:#x} of {card.dispi.most_banks:#x}"

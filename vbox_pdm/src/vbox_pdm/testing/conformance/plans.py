@@ -28,6 +28,7 @@ from vbox_pdm.testing.conformance.steps import (
     Configure,
     Down,
     Enable,
+    Exercise,
     Flip,
     Info,
     Line,
@@ -70,6 +71,7 @@ def acts(rig: Rig) -> Plan:
         (12, accesses(rig)),
         (_pci_weight(rig), configuration(rig)),
         (6, actions(rig)),
+        (1, exercises(rig)),
         (4, wires(rig.subject.roles)),
         (2, memory(rig) if rig.functions or rig.regions else None),
     ]
@@ -311,6 +313,12 @@ def actions(rig: Rig) -> Plan | None:
     given: list[Step] = [Action(name, tuple(args)) for name, args in rig.subject.setup.actions]
     if rig.subject.setup.prepare:
         given.append(Prepare())
+    return (lambda chance: chance.choice(given)) if given else None
+
+
+def exercises(rig: Rig) -> Plan | None:
+    """What the author says must work after anything."""
+    given = [Exercise(name) for name in rig.subject.setup.exercises]
     return (lambda chance: chance.choice(given)) if given else None
 
 

@@ -505,6 +505,7 @@ class Rig:
         if bench.state in ("running", "suspended"):
             with self.watch.step("power off"):
                 bench.power_off()
+                self.calm()  # a driver may have passed on what it delayed
             self.check("power off")
             real = [t for t in self.host.owned[self.instance].timers.values() if t.clock is Clock.REAL]
             if any(timer.active for timer in real):

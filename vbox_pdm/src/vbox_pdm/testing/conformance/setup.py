@@ -25,6 +25,8 @@ class Setup:
     `actions` are methods that front ends call on the object, with arguments to try; a PdmError is a
     good answer.  `invariants` are properties of the author's own, by a name that says what they mean:
     functions of the object and the bench, asked after each step, that answer None or what is wrong.
+    `exercises` must work whatever happened before: functions of the same kind that drive the device by
+    the bench as a guest's driver does, from its initialisation on, and answer what did not come out.
     `live`: what it does depends on the host (a socket, a terminal), so that two runs are not compared.
     `ram` is in bytes, whole MiB.
     """
@@ -38,6 +40,7 @@ class Setup:
     prepare: Sequence[tuple[Any, ...]] = ()
     actions: Sequence[tuple[str, tuple[Any, ...]]] = ()
     invariants: Mapping[str, Callable[[Any, Any], str | None]] = field(factory=dict)
+    exercises: Mapping[str, Callable[[Any, Any], str | None]] = field(factory=dict)
     live: bool = False
     ram: int = 1 << 20
 

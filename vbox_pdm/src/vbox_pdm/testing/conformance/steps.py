@@ -17,6 +17,7 @@ from vbox_pdm.media import MediaOp
 from vbox_pdm.pci import BAR0, COMMAND
 from vbox_pdm.testing.conformance import neighbours
 from vbox_pdm.testing.conformance.traffic import CallOf, DriveAsk, MediaAsk
+from vbox_pdm.testing.conformance.violations import Violation
 
 if TYPE_CHECKING:
     from vbox_pdm.testing.conformance.rig import Rig
@@ -525,6 +526,24 @@ class Prepare:
     def code(self, rig: Rig) -> str:
         calls = rig.subject.setup.prepare
         return "\n".join(f"bench.{name}({', '.join(map(repr, args))})" for name, *args in calls)
+
+
+@frozen
+class Exercise:
+    """What the author says must work after anything (`Setup.exercises`)."""
+
+    name: str
+
+    def do(self, rig: Rig) -> Any:
+        wrong = rig.subject.setup.exercises[self.name](rig.instance.object, rig.bench)
+        if wrong:
+            raise Violation("own", f"{self.name}: {wrong}")
+
+    def text(self, rig: Rig) -> str:
+        return self.name
+
+    def code(self, rig: Rig) -> str:
+        return f"# the exercise of the Setup: {self.name}"
 
 
 @frozen

@@ -36,7 +36,7 @@ PROPERTIES = {
     "content": "What was written is read back",
     "layer": "A neighbour gets no more than it has room for",
     "transparent": "A filter passes on all that it does not declare to change",
-    "own": "A property that the author gave (`Setup.invariants`)",
+    "own": "A property that the author gave (`Setup.invariants`, `Setup.exercises`)",
     "deterministic": "The same seed and steps give the same results",
     "no-output": "Nothing is written to standard output or standard error",
     "no-threads": "No thread is started but by helpers.worker, and none is left at the end",
