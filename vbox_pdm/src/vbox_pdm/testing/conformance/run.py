@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.stateful import run_state_machine_as_test
 
-from vbox_pdm.config import keys
+from vbox_pdm.config import KeyInfo, keys
 from vbox_pdm.device import DeviceType
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import PdmError
@@ -32,7 +33,7 @@ from vbox_pdm.testing.conformance.shrink import shrink
 from vbox_pdm.testing.conformance.snippets import snippet
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
-_ROUND = 5
+_ROUND = 3
 """Examples of one round; each round has another configuration."""
 
 
@@ -108,13 +109,15 @@ def _rounds(
     configs = _configs(subject)
     number = 0
     while not late():
-        config = configs[number % len(configs)]
+        config = _config(subject, configs, report.seed, number)
         try:
             machine = machine_for(subject, config, late)
         except PdmError:
-            configs.remove(config)  # a value that needs more (`key_values` looked at the error)
+            if config in configs:  # a value that needs more (`key_values` looked at the error)
+                configs.remove(config)
             if not configs:
                 return
+            number += 1
             continue
         except (Violation, Hang) as error:
             report.failures.append(_failure(subject, error))
@@ -172,12 +175,33 @@ class _Tolerant(DirectoryBasedExampleDatabase):
 
 
 def _configs(subject: Subject) -> list[Mapping[str, object]]:
-    """The default, then each key at the ends of its range, alone."""
+    """The default, and each key at other values, alone."""
     found: list[Mapping[str, object]] = [{}]
     for info in keys(subject.type.config):
-        values = list(subject.setup.keys.get(info.name, ())) or list(once.inside(info))
-        others: list[Mapping[str, object]] = [{info.name: value} for value in values if value != info.default]
-        found += [{}, *others[:3]]
+        found += [{info.name: value} for value in _values(subject, info)[:3]]
+    return found
+
+
+def _values(subject: Subject, info: KeyInfo) -> list[object]:
+    values = list(subject.setup.keys.get(info.name, ())) or list(once.inside(info))
+    default = subject.setup.config.get(info.name, info.default)
+    return [value for value in values if value != default]
+
+
+def _config(
+    subject: Subject, configs: Sequence[Mapping[str, object]], seed: int, number: int
+) -> Mapping[str, object]:
+    """That of a round: the default, a key alone, the default, several keys together, and so on."""
+    if len(configs) == 1 or number % 2 == 0:
+        return configs[0]
+    if number % 4 == 1:
+        return configs[1 + number // 4 % (len(configs) - 1)]
+    chance = random.Random(f"{seed} {number}")
+    found: dict[str, object] = {}
+    for info in keys(subject.type.config):
+        values = _values(subject, info)
+        if values and chance.random() < 0.5:
+            found[info.name] = chance.choice(values)
     return found
 
 
