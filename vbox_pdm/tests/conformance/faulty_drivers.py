@@ -11,6 +11,7 @@ from vbox_pdm import (
     CharStream,
     CharStreamAbove,
     CharStreamBelow,
+    Clock,
     Direction,
     Drive,
     Driver,
@@ -170,6 +171,58 @@ class HidesErrors(Tap):
         request.complete()
 
 
+@faulty("content", "sector ")
+class KeepsTheOldMedium(Tap):
+    """Remembers what it has written, also when there is another medium."""
+
+    options = {"transparent": False}
+    transient = frozenset({"kept"})
+
+    def pdm_construct(self) -> None:
+        self.kept: dict[int, bytes] = {}
+
+    def media_submit(self, request: MediaRequest) -> None:
+        if request.op is MediaOp.WRITE and request.offset % 512 == 0:
+            data = b"".join(request.views)
+            self.kept |= {request.offset + at: data[at : at + 512] for at in range(0, len(data) - 511, 512)}
+        super().media_submit(request)
+
+    def finish(self, request: MediaRequest, inner: MediaRequest) -> None:
+        if request.op is MediaOp.READ and len(request.views) == 1 and len(request.views[0]) >= 512:
+            first = self.kept.get(request.offset)
+            if first is not None and inner.error is None:
+                request.views[0][:512] = first
+        super().finish(request, inner)
+
+
+@faulty("suspended", "a request that nothing holds back")
+class SuspendsTooSoon(Tap):
+    """Passes requests on later, and a suspend does not wait for them."""
+
+    options = {"transparent": False}
+    transient = frozenset({"waiting"})
+
+    def pdm_construct(self) -> None:
+        self.waiting: list[MediaRequest] = []
+        self.timer = self.helpers.timer("later", Clock.VIRTUAL, self.go_on)
+
+    def media_submit(self, request: MediaRequest) -> None:
+        self.waiting.append(request)
+        self.timer.set_relative(1_000_000)
+
+    def go_on(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for request in waiting:
+            super().media_submit(request)
+
+    def pdm_power_off(self) -> None:
+        self.go_on()
+
+    def pdm_destruct(self) -> None:
+        for request in self.waiting:
+            request.complete("VERR_PDM_MEDIA_NOT_MOUNTED")
+
+
 # --- a disk in memory
 
 SIZE = 256 << 10
@@ -224,6 +277,14 @@ class LosesWrites(MemoryDisk):
     def store(self, at: int, data: memoryview) -> None:
         if at & 512:
             super().store(at, data)
+
+
+@faulty("content", "reads other bytes")
+class WritesTheSectorBehind(MemoryDisk):
+    def store(self, at: int, data: memoryview) -> None:
+        super().store(at, data)
+        if at + len(data) < SIZE:
+            self.data[at + len(data)] ^= 1
 
 
 # --- a drive
@@ -324,3 +385,39 @@ class ChangesItsMind(MemoryDrive):
         phase = super().drive_phase(task, packet)
         self.asked += 1
         return Phase(phase.direction, phase.length + self.asked) if phase.length else phase
+
+
+@frozen
+class TrayState(State, version=1):
+    locked: bool
+
+
+@faulty("save-load", "'locked' of what hangs below")
+class LocksOnce(MemoryDrive):
+    """STANDBY locks the medium in, which nobody tells it after a load."""
+
+    layers = Drive, Media
+    below: MediaBelow
+
+    def pdm_construct(self) -> None:
+        super().pdm_construct()
+        self.locked = False
+
+    def drive_submit(self, request: DriveRequest) -> None:
+        if request.task.command == Command.STANDBY:
+            self.locked = True
+            self.below.media_lock(True)
+        super().drive_submit(request)
+
+    def pdm_reset(self) -> None:
+        self.data[:] = bytes(SIZE)
+        self.locked = False
+        self.below.media_lock(False)
+
+    def pdm_save(self) -> TrayState:  # type: ignore[override]
+        return TrayState(self.locked)
+
+    def pdm_load(self, state: TrayState) -> None:  # type: ignore[override]
+        self.locked = state.locked
+
+    transient = frozenset({"data"})

@@ -110,6 +110,13 @@ class CannotSing(Player):
             raise ValueError("there is no voice")
 
 
+@faulty("config-range", "name='march' must be refused")
+class TakesAnyTune(Player):
+    setup = Setup(
+        config={"name": "tune"}, files={"tune": b"TUNE", "march": b"TUNE !"}, refused=[{"name": "march"}]
+    )
+
+
 # --- neighbours
 
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -37,6 +39,9 @@ from vbox_pdm import (
     key,
 )
 from vbox_pdm.media import NOT_MOUNTED
+
+if TYPE_CHECKING:
+    from vbox_pdm.testing.conformance import Setup
 
 contract = "1.0"  # for `vbox run --plugin` with this file; a wheel says it in its requirements
 
@@ -227,3 +232,25 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
             summary="a disk that goes bad: errors, bad sectors, latency",
         )
     )  # fmt: skip
+
+
+@hookimpl
+def vbox_conformance_setup(name: str, folder: Path) -> Setup:
+    """For the conformance kit: faults that happen, times that pass soon, and texts that are no ranges."""
+    from vbox_pdm.testing.conformance import Setup
+
+    return Setup(
+        keys={"bad": ("3-5+9", "0-1"), "latency": (0, 2000), "read_errors": (0.0, 0.5, 1.0)},
+        refused=[{"bad": text} for text in ("x", "5-1", "-1", "3-", "1+", "1-2-3")],
+        invariants={"a range is bad from its first sector to its last": _wrong_range},
+    )
+
+
+def _wrong_range(driver: DiskFaults, bench: object) -> str | None:
+    for part in driver.config.bad.split("+") if driver.config.bad else ():
+        first, _, last = part.partition("-")
+        for sector in (int(first, 0), int(last or first, 0)):
+            request = MediaRequest(MediaOp.DISCARD, lambda request: None, sector * SECTOR, length=SECTOR)
+            if not driver.touches_bad(request):
+                return f"sector {sector} of bad={driver.config.bad} is good"
+    return None

@@ -28,6 +28,8 @@ from vbox_pdm.testing.fakes import Fake, FakeStream, fake, fake_above
 
 MEDIUM = 256 << 10
 """Bytes of the medium that the kit puts into a drive."""
+_BAD = (4 * 512, 2 * 512)
+"""Offset and length of the bad sectors of a medium that has some."""
 _LINKS = ("above", "below", "around", "trace", "told", "layer", "mood", "moods")
 
 
@@ -53,7 +55,11 @@ class Stream(FakeStream):
 class Disk(FakeMedia):
     """A medium that works, holds its requests back, fails them, is full, or is not there."""
 
-    moods = ("works", "holds", "fails", "cannot be read", "is full", "is read only", "is gone", "is another")
+    moods = (
+        "works", "holds", "fails", "cannot be read", "has bad sectors", "is full", "is read only", "is gone",
+        "is another",
+    )  # fmt: skip
+    facts = ("locked",)
 
     def __init__(self) -> None:
         super().__init__(medium())
@@ -78,6 +84,9 @@ class Disk(FakeMedia):
                 self.fail(op, "VERR_READ_ERROR" if op is MediaOp.READ else "VERR_WRITE_ERROR")
         elif name == "cannot be read":
             self.fail(MediaOp.READ, "VERR_READ_ERROR")
+        elif name == "has bad sectors":
+            self.fail(MediaOp.READ, "VERR_READ_ERROR", *_BAD)
+            self.fail(MediaOp.WRITE, "VERR_WRITE_ERROR", *_BAD)
         elif name == "is full":
             self.fail(MediaOp.WRITE, "VERR_DISK_FULL")
         elif name == "is gone" and self.data is not None:
@@ -298,7 +307,17 @@ def calm(neighbour: Any) -> None:
 
 
 def become(neighbour: Any, model: Any) -> None:
-    """Make a neighbour of a twin what `model` is."""
+    """Make a neighbour of a twin what `model` is, but for what only the one above tells it."""
+    skip = (*_LINKS, *getattr(neighbour, "facts", ()))
     neighbour.__dict__.update(
-        {name: copy.deepcopy(value) for name, value in vars(model).items() if name not in _LINKS}
+        {name: copy.deepcopy(value) for name, value in vars(model).items() if name not in skip}
     )
+
+
+def told_otherwise(neighbour: Any, model: Any) -> str:
+    """What two neighbours were told differently; empty when nothing was."""
+    for name in getattr(neighbour, "facts", ()):
+        one, other = getattr(model, name), getattr(neighbour, name)
+        if one != other:
+            return f"'{name}' of what hangs below is {one!r}, and {other!r}"
+    return ""

@@ -9,6 +9,7 @@ from typing import Any
 from vbox_pdm.config import KeyInfo, keys
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import ConfigError, PdmError
+from vbox_pdm.media import Media, MediaOp
 from vbox_pdm.testing.conformance import internals
 from vbox_pdm.testing.conformance.registers_check import (
     check_pci,
@@ -16,7 +17,8 @@ from vbox_pdm.testing.conformance.registers_check import (
     check_reset_values,
 )
 from vbox_pdm.testing.conformance.rig import Rig, Subject, probe
-from vbox_pdm.testing.conformance.steps import Advance, Enable
+from vbox_pdm.testing.conformance.steps import Advance, Down, Enable
+from vbox_pdm.testing.conformance.traffic import CallOf, MediaAsk
 from vbox_pdm.testing.conformance.twins import across, check_reset, shot_difference
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
@@ -27,7 +29,9 @@ def checks() -> dict[str, Callable[[Subject], None]]:
         "construct, power on, destruct": constructs,
         "unknown keys": unknown_keys,
         "values of keys": key_values,
+        "configurations that must be refused": refused_configurations,
         "a construct that fails": failing_construct,
+        "an end without a beginning": never_begun,
         "power-on values": power_on_values,
         "reset of a new device": new_reset,
         "PCI rules": pci_rules,
@@ -94,6 +98,21 @@ def key_values(subject: Subject) -> None:
                 _refused_cleanly(subject, f"{info.name}={value!r}")
                 continue
             raise Violation("config-range", f"{info.name}={value!r} is out of range and accepted")
+
+
+def refused_configurations(subject: Subject) -> None:
+    """What the Setup says must not be accepted."""
+    for values in subject.setup.refused:
+        what = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        try:
+            Rig(subject, values).abandon()
+        except PdmError as error:
+            foreign = error.__cause__ is not None and not isinstance(error.__cause__, PdmError)
+            if error.status == "VERR_GENERAL_FAILURE" or foreign:
+                raise Violation("config-range", f"{what} raises {error.__cause__ or error!r}") from error
+            _refused_cleanly(subject, what)
+            continue
+        raise Violation("config-range", f"{what} must be refused, and is accepted")
 
 
 def _try_value(subject: Subject, name: str, value: object, *, must: bool) -> None:
@@ -166,6 +185,34 @@ def failing_construct(subject: Subject) -> None:
         rig.close()
         if last:
             return
+
+
+def never_begun(subject: Subject) -> None:
+    """Of a machine that another device kept from power on: whoever asks a medium then hears of the end."""
+    if not isinstance(subject.type, DriverType) or subject.type.serves is not Media:
+        return
+    configs: list[dict[str, object]] = [{}]
+    for info in keys(subject.type.config):
+        given = subject.setup.keys.get(info.name) or inside(info)
+        configs += [{info.name: value} for value in given if value != info.default]
+    for config in configs:
+        try:
+            rig = Rig(subject, config, begun=False)
+        except PdmError:
+            continue  # `key_values` looked at it
+        try:
+            for op in MediaOp:
+                step = Down(CallOf("media_submit", (MediaAsk(op, 0, (512,), 1),)))
+                rig.log.append((step.text(rig), step.code(rig)))
+                rig.media.submit(rig.upper.below, step.call.args[0])
+            rig.bench.destruct()
+        except Violation as error:
+            error.log, error.config = rig.log, rig.config
+            raise
+        finally:
+            rig.abandon()
+        if rig.media.pending:
+            raise Violation("requests", f"a request is not completed at the end, before power on: {config}")
 
 
 def power_on_values(subject: Subject) -> None:

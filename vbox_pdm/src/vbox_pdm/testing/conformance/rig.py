@@ -138,7 +138,8 @@ class Shot:
 
 
 class Rig:
-    """Made powered on.  `twin_of`: with the neighbours of another rig; `later`: at its time of day."""
+    """Made, and powered on when it has `begun`.  `twin_of`: with the neighbours of another rig; `later`:
+    at its time of day."""
 
     def __init__(
         self,
@@ -148,6 +149,7 @@ class Rig:
         twin_of: Rig | None = None,
         later: bool = False,
         fail_at: int | None = None,
+        begun: bool = True,
     ) -> None:
         self.subject = subject
         self.config = {**subject.setup.config, **(config or {})}
@@ -183,8 +185,9 @@ class Rig:
                 self._build(twin_of)
             self._follow(twin_of)
             self.restart_ledger()
-            with self.watch.step("power on"):
-                self.bench.power_on()
+            if begun:
+                with self.watch.step("power on"):
+                    self.bench.power_on()
             self.functions: list[PciFunction] = list(self.host.owned[self.instance].functions)
             self.regions = self._all_regions()
             self.check("power on")
@@ -210,6 +213,7 @@ class Rig:
         if isinstance(kind, DriverType):
             self.upper = neighbours.above(kind.serves, self.trace)
             self.media.refused = self.drive.refused = self._refused
+            self.media.swapped = lambda: isinstance(self.neighbours.get(0), neighbours.Disk)
             made = bench.add_driver(kind, above=self.upper, below=attached.get(0), config=dict(self.config))
         else:
             luns = {f"lun{number}": fake for number, fake in attached.items()}
@@ -246,6 +250,7 @@ class Rig:
         self.media.known, self.media.identity = dict(model.media.known), model.media.identity
         self.media.done = list(model.media.done)
         self.drive.known, self.drive.done = dict(model.drive.known), list(model.drive.done)
+        self.drive.modes, self.drive.buffer = model.drive.modes, model.drive.buffer
         if self.stand is not None and model.stand is not None:
             self.stand.chunk = model.stand.chunk
         self._bases = dict(model._bases)
@@ -297,10 +302,19 @@ class Rig:
         if not self.subject.is_driver and self.watch.threads():
             raise Violation("no-threads", f"{what}: thread {self.watch.threads()[0]} was started")
 
-    def calm(self) -> None:
-        """Neighbours carry out what they held back, workers what they were given."""
+    def release(self) -> None:
+        """Neighbours carry out what they held back."""
         for neighbour in self.neighbours.values():
             neighbours.calm(neighbour)
+
+    def check_suspended(self) -> None:
+        """A suspend waits for what is under way, or the saved state would lack it."""
+        if self.media.pending or self.drive.pending:
+            raise Violation("suspended", "a suspend is over, and a request that nothing holds back is not")
+
+    def calm(self) -> None:
+        """The same, and workers what they were given."""
+        self.release()
         if not self.has_workers or self.bench.state != "running":
             return
         if not self.bench.wait(lambda: not self.media.pending + self.drive.pending, ACCESS_WALL / 2):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from vbox_pdm.testing.conformance.shrink import shrink
 from vbox_pdm.testing.conformance.snippets import snippet
 from vbox_pdm.testing.conformance.violations import Hang, Violation
 
-_ROUND = 5
+_ROUND = 3
 """Examples of one round; each round has another configuration."""
 
 
@@ -110,16 +111,19 @@ def _rounds(
     fixed: Iterable[str],
 ) -> None:
     database = _database(corpus, report)
-    configs = _configs(subject, fixed)
+    free = _free(subject, fixed)
+    configs = _configs(free)
     number = 0
     while not late():
-        config = configs[number % len(configs)]
+        config = _config(free, configs, report.seed, number)
         try:
             machine = machine_for(subject, config, late)
         except PdmError:
-            configs.remove(config)  # a value that needs more (`key_values` looked at the error)
+            if config in configs:  # a value that needs more (`key_values` looked at the error)
+                configs.remove(config)
             if not configs:
                 return
+            number += 1
             continue
         except (Violation, Hang) as error:
             report.failures.append(_failure(subject, error))
@@ -176,16 +180,33 @@ class _Tolerant(DirectoryBasedExampleDatabase):
                 self._report.notes.append(note)
 
 
-def _configs(subject: Subject, fixed: Iterable[str]) -> list[Mapping[str, object]]:
-    """The default, then each key that is not `fixed` at the ends of its range, alone."""
-    found: list[Mapping[str, object]] = [{}]
+def _configs(free: Mapping[str, list[object]]) -> list[Mapping[str, object]]:
+    """The default, and each key at other values, alone."""
+    return [{}, *({name: value} for name, values in free.items() for value in values[:3])]
+
+
+def _free(subject: Subject, fixed: Iterable[str]) -> dict[str, list[object]]:
+    """The keys that are not `fixed`, with the values that they have besides the default."""
+    found: dict[str, list[object]] = {}
     for info in keys(subject.type.config):
-        if info.name in fixed:
-            continue
         values = list(subject.setup.keys.get(info.name, ())) or list(once.inside(info))
-        others: list[Mapping[str, object]] = [{info.name: value} for value in values if value != info.default]
-        found += [{}, *others[:3]]
+        default = subject.setup.config.get(info.name, info.default)
+        others = [value for value in values if value != default]
+        if others and info.name not in fixed:
+            found[info.name] = others
     return found
+
+
+def _config(
+    free: Mapping[str, list[object]], configs: Sequence[Mapping[str, object]], seed: int, number: int
+) -> Mapping[str, object]:
+    """That of a round: the default, a key alone, the default, several keys together, and so on."""
+    if len(configs) == 1 or number % 2 == 0:
+        return configs[0]
+    if number % 4 == 1:
+        return configs[1 + number // 4 % (len(configs) - 1)]
+    chance = random.Random(f"{seed} {number}")
+    return {name: chance.choice(values) for name, values in free.items() if chance.random() < 0.5}
 
 
 def _counting(machine: Any, report: Report) -> Any:

@@ -14,6 +14,8 @@ class Setup:
 
     `config` are the keys of the instances that are checked.  `keys` are values to try for keys whose
     schema says no range (a path, a name); of a key that is named here, long runs use these alone.
+    `refused` are configurations that must be refused, each for a reason that no schema says: a name that
+    is too long, one of two keys without the other.
     `files` is what `helpers.read_host_file` finds by name; other names find 64 KiB of 0xF4.
     `neighbours` makes what hangs below a LUN (below a driver: 0) instead of the kit's own.
     `companions` are devices that must be there first, as a name or (name, configuration).  `firmware`
@@ -33,6 +35,7 @@ class Setup:
 
     config: Mapping[str, object] = field(factory=dict)
     keys: Mapping[str, Sequence[object]] = field(factory=dict)
+    refused: Sequence[Mapping[str, object]] = ()
     files: Mapping[str, bytes] = field(factory=dict)
     neighbours: Mapping[int, Callable[[], Any]] = field(factory=dict)
     companions: Sequence[str | tuple[str, Mapping[str, object]]] = ()

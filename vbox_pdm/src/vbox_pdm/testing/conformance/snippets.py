@@ -21,6 +21,8 @@ def snippet(subject: Subject, config: Mapping[str, object], log: Sequence[tuple[
             lines.append(f"from vbox_pdm.testing.conformance.neighbours import {', '.join(names)}")
     if "stand.drive" in text:
         lines.append("from vbox_pdm.testing.conformance.rig import STAND")
+    if "DriveReset." in text:
+        lines.append("from vbox_pdm.drive import DriveReset")
     if "media.submit" in text or "drive.submit" in text:
         lines.append("from vbox_pdm.media import MediaOp")
         lines.append("from vbox_pdm.testing.conformance.oracles import DriveOracle, MediaOracle")

@@ -13,10 +13,9 @@ from attrs import frozen
 
 from vbox_pdm.chains import Chain
 from vbox_pdm.errors import PdmError
-from vbox_pdm.media import MediaOp
 from vbox_pdm.pci import BAR0, COMMAND
 from vbox_pdm.testing.conformance import neighbours
-from vbox_pdm.testing.conformance.traffic import CallOf, DriveAsk, MediaAsk
+from vbox_pdm.testing.conformance.traffic import Burst, CallOf, DriveAsk, MediaAsk
 from vbox_pdm.testing.conformance.violations import Violation
 
 if TYPE_CHECKING:
@@ -248,8 +247,12 @@ class Life:
     what: str
 
     def do(self, rig: Rig) -> Any:
-        rig.calm()
-        return getattr(rig.bench, self.what)()
+        if self.what != "suspend":
+            rig.calm()
+            return getattr(rig.bench, self.what)()
+        rig.release()
+        rig.bench.suspend()
+        return rig.check_suspended()
 
     def text(self, rig: Rig) -> str:
         return self.what.replace("_", " ")
@@ -376,6 +379,9 @@ class Down:
         assert rig.upper is not None
         below = rig.upper.below
         method, args = self.call.method, self.call.args
+        if args and isinstance(args[0], Burst):
+            self._burst(rig, below, args[0])
+            return list(rig.media.done), list(rig.drive.done)
         if args and isinstance(args[0], MediaAsk):
             rig.upper.traffic(lambda: rig.media.submit(below, args[0]))
             rig.check_passed_on(args[0].op.value)
@@ -391,22 +397,42 @@ class Down:
         rig.went_in(self.call, answer)
         return rig.noted(method, answer)
 
+    def _burst(self, rig: Rig, below: Any, burst: Burst) -> None:
+        neighbour = rig.neighbours.get(0)
+        moods = () if neighbour is None else neighbours.moods(neighbour)
+        identity = getattr(neighbour, "identity", "")
+        if burst.mood in moods:
+            neighbours.set_mood(neighbour, burst.mood)
+        for ask in burst.asks:
+            oracle = rig.media if isinstance(ask, MediaAsk) else rig.drive
+            rig.upper.traffic(lambda ask=ask, oracle=oracle: oracle.submit(below, ask))
+            if burst.settled:
+                rig.calm()
+        if burst.mood in moods:
+            neighbours.set_mood(neighbour, moods[0])
+        if identity != getattr(neighbour, "identity", ""):
+            rig.forget_content()
+
     def text(self, rig: Rig) -> str:
         return f"from above: {self.call.method}({', '.join(map(repr, self.call.args))})"
 
     def code(self, rig: Rig) -> str:
         args = self.call.args
-        if args and isinstance(args[0], MediaAsk):
-            return f"media.submit(above.below, {_ask(args[0])})"
-        if args and isinstance(args[0], DriveAsk):
-            return f"drive.submit(above.below, {args[0]!r})"
+        if args and isinstance(args[0], Burst):
+            lines = [_submit(ask) + ("; calm(lun0)" if rig.neighbours else "") for ask in args[0].asks]
+            if rig.neighbours and args[0].mood:
+                lines = [f"set_mood(lun0, {args[0].mood!r})", *lines, "set_mood(lun0, 'works')"]
+            return "\n".join(lines)
+        if args and isinstance(args[0], (MediaAsk, DriveAsk)):
+            return _submit(args[0])
         shown = ", ".join(str(arg) if hasattr(arg, "name") else repr(arg) for arg in args)
         return f"above.traffic(lambda: above.below.{self.call.method}({shown}))"
 
 
-def _ask(ask: MediaAsk) -> str:
-    assert isinstance(ask.op, MediaOp)
-    return f"MediaAsk({ask.op}, {ask.offset}, {ask.lengths}, {ask.seed})"
+def _submit(ask: MediaAsk | DriveAsk) -> str:
+    if isinstance(ask, DriveAsk):
+        return f"drive.submit(above.below, {ask!r})"
+    return f"media.submit(above.below, MediaAsk({ask.op}, {ask.offset}, {ask.lengths}, {ask.seed}))"
 
 
 @frozen

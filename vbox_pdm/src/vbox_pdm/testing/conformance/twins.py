@@ -11,7 +11,7 @@ import attrs
 
 from vbox_pdm.errors import StateError
 from vbox_pdm.state import State, encode
-from vbox_pdm.testing.conformance import internals
+from vbox_pdm.testing.conformance import internals, neighbours
 from vbox_pdm.testing.conformance.rig import Rig, Shot
 from vbox_pdm.testing.conformance.steps import Step
 from vbox_pdm.testing.conformance.violations import Violation
@@ -58,6 +58,9 @@ def _load(twin: Rig, rig: Rig, saved: Mapping[str, bytes]) -> None:
     except StateError as error:
         raise Violation("save-load", f"what was saved cannot be loaded: {error}") from error
     twin.check("load")
+    told = _told_otherwise(twin, rig)
+    if told:
+        raise Violation("save-load", f"{told} after a load")
     twin._follow(rig)
     twin.host.random.setstate(rig.host.random.getstate())
     twin.trace.clear()
@@ -72,6 +75,14 @@ def _load(twin: Rig, rig: Rig, saved: Mapping[str, bytes]) -> None:
     other = internals.difference(rig.remembers(), twin.remembers())
     if other:
         raise Violation("memory", f"not in the saved state, or not loaded: {other}")
+
+
+def _told_otherwise(rig: Rig, model: Rig) -> str:
+    """What a device told its neighbours and this one did not; who is a filter only passes such things on."""
+    if rig.subject.is_filter:
+        return ""
+    them = ((rig.neighbours[n], model.neighbours[n]) for n in rig.neighbours if rig.plugged(n))
+    return next(filter(None, (neighbours.told_otherwise(one, other) for one, other in them)), "")
 
 
 def damage(rig: Rig, at: float, flip: int) -> None:
@@ -195,6 +206,9 @@ def check_reset(rig: Rig) -> None:
             fresh.bench.reset()
             fresh.bench.reset()
         fresh.check("reset")
+        told = _told_otherwise(rig, fresh)
+        if told:
+            raise Violation("reset-state", f"in a new device {told} after a reset")
         skip = across(first.state)
         new = fresh.shot()
         if rig.subject.is_driver:  # what a driver does on the host goes on

@@ -8,7 +8,7 @@ from typing import Any
 PROPERTIES = {
     "constructs": "The type is made, powered on and destructed with its default configuration",
     "config-unknown": "An unknown configuration key is refused with an error that names it",
-    "config-range": "Every value in a key's range is accepted, or refused with a PdmError",
+    "config-range": "Values in a key's range are accepted, or refused with a PdmError; others are refused",
     "construct-fails": "When a helper fails in construct, that error comes out and destruct does not raise",
     "no-raise": "No handler, timer, queue or notification raises",
     "no-hang": "One access, timer step or notification is over in bounded time",
