@@ -421,3 +421,17 @@ class LocksOnce(MemoryDrive):
         self.locked = state.locked
 
     transient = frozenset({"data"})
+
+
+@faulty("layer", "lie behind the medium's end")
+class AsksForTooMuch(MemoryDrive):
+    """Reads on behind the end of the medium."""
+
+    layers = Drive, Media
+    below: MediaBelow
+
+    def drive_submit(self, request: DriveRequest) -> None:
+        if request.task.command == Command.IDENTIFY:
+            view = memoryview(bytearray(1024))
+            self.below.media_submit(MediaRequest(MediaOp.READ, lambda inner: None, SIZE - 512, (view,)))
+        super().drive_submit(request)
