@@ -215,12 +215,25 @@ class SuspendsTooSoon(Tap):
         for request in waiting:
             super().media_submit(request)
 
+    def pdm_reset(self) -> None:
+        self.timer.stop()
+        self.go_on()
+
     def pdm_power_off(self) -> None:
         self.go_on()
 
     def pdm_destruct(self) -> None:
-        for request in self.waiting:
+        waiting, self.waiting = self.waiting, []
+        for request in waiting:
             request.complete("VERR_PDM_MEDIA_NOT_MOUNTED")
+
+    def media_eject(self) -> None:
+        self.go_on()
+        super().media_eject()
+
+    def media_changed(self) -> None:
+        self.pdm_destruct()
+        super().media_changed()
 
 
 # --- a disk in memory
@@ -421,3 +434,17 @@ class LocksOnce(MemoryDrive):
         self.locked = state.locked
 
     transient = frozenset({"data"})
+
+
+@faulty("layer", "lie behind the medium's end")
+class AsksForTooMuch(MemoryDrive):
+    """Reads on behind the end of the medium."""
+
+    layers = Drive, Media
+    below: MediaBelow
+
+    def drive_submit(self, request: DriveRequest) -> None:
+        if request.task.command == Command.IDENTIFY:
+            view = memoryview(bytearray(1024))
+            self.below.media_submit(MediaRequest(MediaOp.READ, lambda inner: None, SIZE - 512, (view,)))
+        super().drive_submit(request)

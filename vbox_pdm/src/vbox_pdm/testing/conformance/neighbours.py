@@ -65,6 +65,18 @@ class Disk(FakeMedia):
         super().__init__(medium())
         self.refused = 0
         """How many requests ended with an error."""
+        self.strict = False
+        """Whether who is above it knows its size: a filter is not to blame for what it passes on."""
+
+    def media_submit(self, request: MediaRequest) -> None:
+        """Whoever knows what lies in the drive asks for nothing else."""
+        length = request.length or sum(view.nbytes for view in request.views)
+        if self.strict and self.data is not None and request.op is not MediaOp.FLUSH:
+            if request.offset + length > len(self.data):
+                raise Violation("layer", f"{length} bytes at {request.offset:#x} lie behind the medium's end")
+            if self.read_only and request.op is not MediaOp.READ:
+                raise Violation("layer", f"a medium that is read only gets a request to {request.op.value}")
+        super().media_submit(request)
 
     def _error(self, request: MediaRequest) -> str | None:
         error = super()._error(request)

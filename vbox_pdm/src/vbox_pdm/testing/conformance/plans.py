@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
+from vbox_pdm.drive import Drive
 from vbox_pdm.regions import Ports
 from vbox_pdm.registers import Register
 from vbox_pdm.testing.conformance import neighbours
@@ -40,7 +41,7 @@ from vbox_pdm.testing.conformance.steps import (
     StringAccess,
     Up,
 )
-from vbox_pdm.testing.conformance.traffic import calls
+from vbox_pdm.testing.conformance.traffic import calls, drive_asks
 from vbox_pdm.testing.conformance.watched_host import Watched
 
 Plan = Callable[[Random], Step]
@@ -342,7 +343,11 @@ def talk(rig: Rig) -> Steps | None:
         if neighbours.moods(rig.upper):
             moods = neighbours.moods(rig.upper)
             options.append(st.builds(Mood, st.just(ABOVE), st.sampled_from([moods[0]] * 3 + list(moods))))
-        down = calls(rig.subject.type.serves.below)  # type: ignore[union-attr]
+        serves = rig.subject.type.serves  # type: ignore[union-attr]
+        asks = {}
+        if serves is Drive:
+            asks["drive_submit"] = drive_asks(rig.upper.below.drive_signature())
+        down = calls(serves.below, **asks)
         if down is not None:
-            options += [st.builds(Down, down)] * 8
+            options += [st.builds(Down, down)] * 16
     return either(options) if options else None

@@ -237,7 +237,10 @@ class Rig:
         own = self.subject.setup.neighbours.get(number)
         if own is not None:
             return neighbours.recorded(own(), layer.below, self.trace)
-        return neighbours.below(layer, self.trace)
+        made = neighbours.below(layer, self.trace)
+        if isinstance(made, neighbours.Disk):
+            made.strict = not self.subject.is_filter
+        return made
 
     def _follow(self, model: Rig | None) -> None:
         """Neighbours as those of `model` are."""

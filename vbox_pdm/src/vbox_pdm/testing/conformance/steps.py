@@ -247,12 +247,15 @@ class Life:
     what: str
 
     def do(self, rig: Rig) -> Any:
-        if self.what != "suspend":
-            rig.calm()
-            return getattr(rig.bench, self.what)()
-        rig.release()
-        rig.bench.suspend()
-        return rig.check_suspended()
+        if self.what == "suspend":
+            rig.release()
+            rig.bench.suspend()
+            return rig.check_suspended()
+        if self.what == "reset":
+            rig.bench.reset()
+            return rig.calm()  # what was held comes back to a machine that begins anew
+        rig.calm()
+        return getattr(rig.bench, self.what)()
 
     def text(self, rig: Rig) -> str:
         return self.what.replace("_", " ")
@@ -288,7 +291,6 @@ class Plug:
     attach: bool
 
     def do(self, rig: Rig) -> Any:
-        rig.calm()
         if self.attach:
             return rig.bench.attach(rig.instance, self.lun, Chain(end=rig.neighbours[self.lun]))
         return rig.bench.detach(rig.instance, self.lun)

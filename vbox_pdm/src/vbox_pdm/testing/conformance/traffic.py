@@ -17,7 +17,7 @@ from attrs import frozen
 from hypothesis import strategies as st
 
 from vbox_pdm import ata
-from vbox_pdm.drive import DriveReset
+from vbox_pdm.drive import ATAPI_SIGNATURE, DriveReset
 from vbox_pdm.layers import End, Layer
 from vbox_pdm.media import MediaOp
 from vbox_pdm.testing.conformance.neighbours import MEDIUM, Disk
@@ -153,7 +153,7 @@ _PAIR = st.builds(
     lambda pair, lba, count, room, seed: tuple(
         _ask(command, lba, count, room=room, seed=seed) for command in pair
     ),
-    st.sampled_from(_TOGETHER), _LBA, st.integers(0, 4), _ROOM, _SEED,
+    st.sampled_from(_TOGETHER), _LBA, st.sampled_from([0, 0, 1, 2, 4]), _ROOM, _SEED,
 )  # fmt: skip
 
 
@@ -218,18 +218,34 @@ _MODE_PAGES = st.builds(
     st.sampled_from([8, 100, 4096]), _SEED,
 )  # fmt: skip
 """What a drive says of its modes is given back to it, by `DriveOracle`."""
-_ONE_PACKET = _PACKET_ASK.map(lambda ask: (*_READY, ask))
+_ONE_PACKET = st.one_of(_PACKET_ASK, st.builds(_ask, st.just(int(ata.Command.PACKET)))).map(
+    lambda ask: (*_READY, ask)
+)
+"""A packet, or the command without one."""
 _DRIVE_MOODS = st.sampled_from(["", "", "", "has bad sectors", *Disk.moods[1:]])
-_DRIVE_BURST = st.builds(
-    Burst,
-    st.one_of(
-        _PAIR, _PAIR, _MODE_PAGES, _ONE_PACKET, st.lists(_ATA_ASK, min_size=2, max_size=3).map(tuple),
-        st.lists(_PACKET_ASK, min_size=2, max_size=3).map(tuple),
-    ),
-    _DRIVE_MOODS,
-    st.just(True),
-)  # fmt: skip
-_DRIVE_ASK = st.one_of(_ATA_ASK, _ATA_ASK, _PACKET_ASK, _PACKET_ASK, _SETTING, _TRIM, _DRIVE_BURST)
+
+
+def _mixed(asks: list[Strategy], together: list[Strategy]) -> Strategy:
+    """Commands alone and several together, of which each kind is as likely as another."""
+    bursts = st.builds(Burst, st.one_of(together), _DRIVE_MOODS, st.just(True))
+    chosen = [*asks * 2, *[bursts] * 2 * len(asks)]
+    return st.sampled_from(range(len(chosen))).flatmap(lambda number: chosen[number])
+
+
+_FOR_DISKS = _mixed(
+    [_ATA_ASK, _ATA_ASK, _SETTING, _TRIM],
+    [_PAIR, _PAIR, st.lists(_ATA_ASK, min_size=2, max_size=3).map(tuple)],
+)
+_FOR_PACKETS = _mixed(
+    [_PACKET_ASK, _PACKET_ASK, _ATA_ASK, _SETTING],
+    [_MODE_PAGES, _ONE_PACKET, _ONE_PACKET, st.lists(_PACKET_ASK, min_size=2, max_size=3).map(tuple)],
+)
+
+
+def drive_asks(signature: int | None) -> Strategy:
+    """Commands for a drive that says what it is."""
+    return _FOR_PACKETS if signature == ATAPI_SIGNATURE else _FOR_DISKS
+
 
 _KNOWN: dict[str, tuple[Strategy, ...]] = {
     "char_received": (_DATA,),
@@ -244,7 +260,7 @@ _KNOWN: dict[str, tuple[Strategy, ...]] = {
     "key_event": (st.one_of(st.integers(0x04, 0x65), st.integers(0xE0, 0xE7), st.integers(0, 0xFF)), _BOOL),
     "mouse_event": (_SMALL, _SMALL, st.integers(-8, 8), st.integers(-8, 8), st.integers(0, 31)),
     "media_submit": (st.one_of(_MEDIA_ASK, _MEDIA_ASK, _MEDIA_BURST),),
-    "drive_submit": (_DRIVE_ASK,),
+    "drive_submit": (_FOR_DISKS,),
     "drive_reset": (st.sampled_from(DriveReset),),
 }
 _SILENT = {"drive_phase"}  # asked with each request
@@ -259,11 +275,12 @@ class CallOf:
     args: tuple[Any, ...]
 
 
-def calls(protocol: type[Any]) -> st.SearchStrategy[CallOf] | None:
-    """The calls of one direction of a layer; None when nobody can make up any."""
+def calls(protocol: type[Any], **better: Strategy) -> st.SearchStrategy[CallOf] | None:
+    """The calls of one direction of a layer; None when nobody can make up any.  `better`: what the only
+    argument of a method should be here."""
     options: list[st.SearchStrategy[CallOf]] = []
     for name, member in _methods(protocol):
-        arguments = _KNOWN.get(name) or _from_annotations(member)
+        arguments = (better[name],) if name in better else _KNOWN.get(name) or _from_annotations(member)
         if arguments is None or name in _SILENT:
             continue
         strategy = st.builds(CallOf, st.just(name), st.tuples(*arguments))

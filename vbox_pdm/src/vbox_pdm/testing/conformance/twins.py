@@ -27,6 +27,7 @@ def fork(rig: Rig, times: int = 1) -> Rig:
     if running:
         with rig.watch.step("suspend"):
             rig.bench.suspend()
+        rig.check_suspended()
     with rig.watch.step("save"):
         saved = rig.bench.save()
         again = rig.bench.save()
