@@ -112,7 +112,7 @@ _SEED = st.integers(0, 255)
 
 def _ask(command: int, lba: int = 0, count: int = 1, **more: Any) -> DriveAsk:
     given = {"features": 0, "device": ata.LBA, "packet": b"", "room": 4096, "seed": 1, **more}
-    return DriveAsk(command, count=count, lba=lba, **given)
+    return DriveAsk(int(command), count=count, lba=lba, **given)
 
 
 _READS_AND_WRITES = [c for c in ata.Command if c.name.startswith(("READ_", "WRITE_", "IDENTIFY", "SET_"))]
