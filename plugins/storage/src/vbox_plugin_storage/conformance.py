@@ -11,11 +11,24 @@ _NAMES = {
     "firmware_revision": ("", "123456789", "12345678"),
     "model_number": ("", "\u20ac", "x" * 41, "x" * 40),
 }
+_BAD_NAMES = (
+    {"serial_number": "a" * 21},
+    {"firmware_revision": "123456789"},
+    {"model_number": "\u20ac"},
+    {"model_number": "x" * 41},
+)
 
 
 def disk() -> Setup:
-    """Strings that fit and others."""
-    return Setup(keys=_NAMES)
+    """Strings that fit and others; geometries that are whole and others."""
+    return Setup(
+        keys=_NAMES,
+        configs=(
+            {"cylinders": 16, "heads": 4, "sectors": 8},
+            {"lchs_cylinders": 2, "lchs_heads": 16, "lchs_sectors": 16},
+        ),
+        refuses=(*_BAD_NAMES, {"cylinders": 16}, {"cylinders": 16, "heads": 4}, {"lchs_sectors": 63}),
+    )
 
 
 def cd() -> Setup:
@@ -25,7 +38,8 @@ def cd() -> Setup:
         "product_id": ("", "\x7f", "x" * 17, "x" * 16),
         "revision": ("", "12345", "1234"),
     }
-    return Setup(keys={**_NAMES, **inquiry})
+    bad = ({"vendor_id": "VENDORS 9"}, {"product_id": "\x7f"}, {"revision": "12345"})
+    return Setup(keys={**_NAMES, **inquiry}, refuses=(*_BAD_NAMES, *bad))
 
 
 def image(folder: Path) -> Setup:
@@ -33,7 +47,11 @@ def image(folder: Path) -> Setup:
     even, odd = folder / "image.img", folder / "odd.img"
     even.write_bytes(bytes(range(256)) * 1024)
     odd.write_bytes(bytes(range(251)) * 1000)
-    return Setup({"path": str(even)}, keys={"path": (str(odd), str(folder), str(folder / "missing.img"), "")})
+    return Setup(
+        {"path": str(even)},
+        keys={"path": (str(odd), "")},
+        refuses=({"path": str(folder)}, {"path": str(folder / "missing.img")}),
+    )
 
 
 def overlay(folder: Path) -> Setup:
@@ -41,5 +59,7 @@ def overlay(folder: Path) -> Setup:
     file = folder / "file"
     file.write_bytes(b"")
     return Setup(
-        {"folder": str(folder)}, keys={"folder": (str(folder), str(folder / "missing"), str(file), "")}
+        {"folder": str(folder)},
+        keys={"folder": (str(folder), "")},
+        refuses=({"folder": str(folder / "missing")}, {"folder": str(file)}),
     )

@@ -60,7 +60,7 @@ def check(
             return report
         file = Path(plugin.distribution) if getattr(plugin, "from_file", False) else None
         package = (kind.driver if isinstance(kind, DriverType) else kind.device).__module__.partition(".")[0]
-        subject = Subject(kind, setup, distribution, file, guide=Guide(package))
+        subject = Subject(kind, setup, distribution, file, Path(folder), guide=Guide(package))
         with forbidden(kind.device) if isinstance(kind, DeviceType) else nullcontext():
             _single_checks(subject, report)
             if report.passed:
@@ -172,8 +172,8 @@ class _Tolerant(DirectoryBasedExampleDatabase):
 
 
 def _configs(subject: Subject) -> list[Mapping[str, object]]:
-    """The default, then each key at the ends of its range, alone."""
-    found: list[Mapping[str, object]] = [{}]
+    """The default, those of the Setup, then each key at the ends of its range, alone."""
+    found: list[Mapping[str, object]] = [{}, *subject.setup.configs]
     for info in keys(subject.type.config):
         values = list(subject.setup.keys.get(info.name, ())) or list(once.inside(info))
         others: list[Mapping[str, object]] = [{info.name: value} for value in values if value != info.default]

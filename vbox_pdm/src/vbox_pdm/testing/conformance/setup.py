@@ -9,11 +9,25 @@ from attrs import field, frozen
 
 
 @frozen
+class FarEnd:
+    """Where the characters of a driver go, and where they come from, as far as the host can see it.
+
+    `arrived` answers, by the configuration, all that is there now of what was sent down (None: nobody can
+    tell); it is asked before an instance is made and when it is gone.  `sends` answers, by configuration and
+    what was sent down, all that comes up in the end (None: nobody can tell)."""
+
+    arrived: Callable[[Mapping[str, Any]], bytes | None] = lambda config: None
+    sends: Callable[[Mapping[str, Any], bytes], bytes | None] = lambda config, sent: None
+
+
+@frozen
 class Setup:
     """What the kit cannot guess of a type; `vbox_conformance_setup` in its plugin returns it.
 
     `config` are the keys of the instances that are checked.  `keys` are values to try for keys whose
-    schema says no range (a path, a name); of a key that is named here, long runs use these alone.
+    schema says no range (a path, a name); of a key that is named here, these are the only ones.
+    `configs` are further configurations that work, of several keys together; `refuses` are some that must
+    be refused: a text that is none, keys given in part, a file of a size that cannot be.
     `files` is what `helpers.read_host_file` finds by name; other names find 64 KiB of 0xF4.
     `neighbours` makes what hangs below a LUN (below a driver: 0) instead of the kit's own.
     `companions` are devices that must be there first, as a name or (name, configuration).  `firmware`
@@ -25,12 +39,16 @@ class Setup:
     `actions` are methods that front ends call on the object, with arguments to try; a PdmError is a
     good answer.  `invariants` are properties of the author's own, by a name that says what they mean:
     functions of the object and the bench, asked after each step, that answer None or what is wrong.
+    `far_end` is the other end of a driver of characters: what it accepted must be there, or an error told;
+    there is one such end, so that two runs are not compared.
     `live`: what it does depends on the host (a socket, a terminal), so that two runs are not compared.
     `ram` is in bytes, whole MiB.
     """
 
     config: Mapping[str, object] = field(factory=dict)
     keys: Mapping[str, Sequence[object]] = field(factory=dict)
+    configs: Sequence[Mapping[str, object]] = ()
+    refuses: Sequence[Mapping[str, object]] = ()
     files: Mapping[str, bytes] = field(factory=dict)
     neighbours: Mapping[int, Callable[[], Any]] = field(factory=dict)
     companions: Sequence[str | tuple[str, Mapping[str, object]]] = ()
@@ -38,6 +56,7 @@ class Setup:
     prepare: Sequence[tuple[Any, ...]] = ()
     actions: Sequence[tuple[str, tuple[Any, ...]]] = ()
     invariants: Mapping[str, Callable[[Any, Any], str | None]] = field(factory=dict)
+    far_end: FarEnd | None = None
     live: bool = False
     ram: int = 1 << 20
 

@@ -391,6 +391,7 @@ class Action:
         try:
             answer = getattr(rig.instance.object, self.method)(*self.args)
         except PdmError as error:
+            rig.refusals += 1
             answer = error.status
         rig.bench.advance(0)
         return rig.noted(self.method, answer)
@@ -470,10 +471,11 @@ class Cmos:
 
 @frozen
 class Info:
-    """Somebody looks at what the device tells people about itself."""
+    """Somebody looks at what the device tells people about itself; counts for them need not be saved."""
 
     def do(self, rig: Rig) -> Any:
-        return rig.bench.info(rig.instance)
+        text = rig.bench.info(rig.instance)
+        return None if rig.instance.object.transient else text
 
     def text(self, rig: Rig) -> str:
         return "somebody looks at pdm_info"
