@@ -39,13 +39,46 @@ def medium(length: int = MEDIUM, seed: int = 1) -> bytes:
 
 
 class Stream(FakeStream):
-    """A line that accepts all, nothing, or one character at a time."""
+    """A line that accepts all, nothing, one character at a time, or takes its time: what it refuses in a
+    step it accepts at the end of it, one character first."""
 
-    moods = ("accepts all", "accepts nothing", "accepts one")
+    moods = ("accepts all", "accepts nothing", "accepts one", "takes its time")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = False
+        self.rest = b""
+        """Of what was offered last, what was not accepted."""
 
     def mood(self, name: str) -> None:
         """Change it."""
-        self.accept = {"accepts all": None, "accepts nothing": 0, "accepts one": 1}[name]
+        self.accept = {"accepts nothing": 0, "accepts one": 1}.get(name)
+        self.slow = name == "takes its time"
+        if self.slow:
+            self.accept = 0
+        self.rest = b""  # of what was refused before the guest may have taken something back
+
+    def char_send(self, data: bytes) -> int:
+        taken = super().char_send(data)
+        self.rest = bytes(data[taken:])
+        return taken
+
+    def relent(self, *, alone: bool) -> None:
+        """The end of a step.  Violation unless what was refused comes again; `alone`: nothing in the step
+        can have taken it back."""
+        if not self.slow or not self.rest:
+            return
+        self._take(1, self.rest[:1] if alone else b"")
+        if self.rest:
+            self._take(None, self.rest)
+        self.accept = 0
+
+    def _take(self, more: int | None, expected: bytes) -> None:
+        before, self.rest = len(self.sent), b""
+        self.accept = more
+        came = bytes(self.sent[before:])
+        if not came.startswith(expected):
+            raise Violation("carried", f"a stream refused {expected!r}, and was given {came!r} instead")
 
     def calm(self) -> None:
         """Nothing is ever under way."""
