@@ -13,7 +13,7 @@ from host_streams import make
 
 from vbox_pdm import PdmError
 from vbox_pdm.testing import Bench
-from vbox_plugin_host import pty
+from vbox_plugin_host import pty, pump
 
 UP, DOWN = (True, True, False, True), (False, False, False, False)
 BIG = bytes(range(256)) * 2048
@@ -62,6 +62,20 @@ def test_programs_come_and_go_and_the_guest_never_waits_for_nobody(bench: Bench)
         assert read_some(bench, terminal, 7) == b"hello %d" % number
         os.close(terminal)
         assert bench.wait(lambda: line.status == DOWN)
+
+
+def test_terminal_that_is_left_full_does_not_keep_the_worker_busy(bench: Bench) -> None:
+    line, driver = make(bench, pty, "pty")
+    terminal = open_terminal(driver)
+    assert bench.wait(lambda: line.status == UP)
+    line.send(BIG)
+    bench.wait(lambda: False, 0.1)  # what the kernel holds is full
+    before = time.process_time()
+
+    os.close(terminal)
+    assert bench.wait(lambda: line.status == DOWN)
+
+    assert time.process_time() - before < pump.DRAIN_SECONDS / 2
 
 
 def test_output_is_held_when_asked(bench: Bench) -> None:

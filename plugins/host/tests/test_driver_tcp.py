@@ -187,6 +187,12 @@ def test_client_to_port_zero_is_refused(bench: Bench) -> None:
         make(bench, tcp, "tcp", role="client")
 
 
+@pytest.mark.parametrize("keys", [{"role": "client", "port": 1}, {"role": "server"}])
+def test_name_that_no_host_can_have_is_refused(bench: Bench, keys: dict[str, object]) -> None:
+    with pytest.raises(PdmError, match="neither a name nor an address"):
+        make(bench, tcp, "tcp", host="x" * 64, **keys)
+
+
 def test_connection_survives_suspend_and_resume(bench: Bench) -> None:
     line, driver = make(bench, tcp, "tcp")
     with connect(driver) as peer:

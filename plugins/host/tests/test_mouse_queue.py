@@ -77,6 +77,20 @@ def test_full_queue_says_so() -> None:
             driver.move(1, 1)
 
 
+def test_click_without_room_for_both_halves_presses_nothing() -> None:
+    with Bench() as bench:
+        driver, above = make(bench, queue_size=4)
+        above.answers["mouse_event"] = False
+        for number in range(3):
+            (driver.release if number % 2 else driver.press)(1)
+
+        with pytest.raises(PdmError, match="VERR_PDM_NO_QUEUE_ITEMS"):
+            driver.click(2)
+
+        assert driver.pending == 3
+        assert driver._buttons == 1
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("move"), st.integers(-300, 300), st.integers(-300, 300)),

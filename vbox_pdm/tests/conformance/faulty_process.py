@@ -14,7 +14,7 @@ from typing import Any
 from attrs import frozen
 from faulty import correct, faulty
 
-from vbox_pdm import CharStream, Clock, Device, Driver, Ports, State
+from vbox_pdm import CharStream, CharStreamAbove, Clock, Device, Driver, Ports, State
 
 ENOUGH = threading.Event()
 """Ends the threads that were left behind."""
@@ -189,6 +189,21 @@ class LeavesAFileOpen(Driver[None]):
 
     def pdm_construct(self) -> None:
         self.file = open(os.devnull)  # noqa: SIM115  # that is the fault
+
+
+@faulty("no-files", "nobody closed it")
+class ForgetsAFile(LeavesAFileOpen):
+    def pdm_destruct(self) -> None:
+        self.file = None  # type: ignore[assignment]
+
+
+@faulty("thread", "char_sendable was called by a worker")
+class CallsFromAWorker(Driver[None]):
+    layers = CharStream, None
+    above: CharStreamAbove
+
+    def pdm_construct(self) -> None:
+        self.helpers.worker("caller", lambda worker: self.above.char_sendable(), lambda: None)
 
 
 @correct

@@ -241,7 +241,7 @@ def vbox_conformance_setup(name: str, folder: Path) -> Setup:
 
     return Setup(
         keys={"bad": ("3-5+9", "0-1"), "latency": (0, 2000), "read_errors": (0.0, 0.5, 1.0)},
-        refused=[{"bad": text} for text in ("x", "5-1", "-1", "3-", "1+", "1-2-3")],
+        refuses=[{"bad": text} for text in ("x", "5-1", "-1", "3-", "1+", "1-2-3")],
         invariants={"a range is bad from its first sector to its last": _wrong_range},
     )
 

@@ -89,31 +89,34 @@ def _pseudo_terminals(process: int) -> set[str]:
 def serve() -> tuple[str, Turn]:
     """A server that sends back what it gets, to any number of clients."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=16)
-    peers: set[socket.socket] = set()
+    peers: dict[socket.socket, bytearray] = {}  # what each is still to get
 
     def turn() -> None:
-        ready, _, _ = select.select([listener, *peers], [], [], TURN_SECONDS)
+        waiting = [peer for peer, rest in peers.items() if rest]
+        ready, free, _ = select.select([listener, *peers], waiting, [], TURN_SECONDS)
         for one in ready:
             if one is listener:
                 peer, _ = listener.accept()
                 peer.setblocking(False)
-                peers.add(peer)
-                peer.send(KEYS)
-            elif not _echo(one):
-                peers.remove(one)
+                peers[peer] = bytearray(KEYS)
+            elif not _hear(one, peers[one]):
+                del peers[one]
                 one.close()
+        for one in free:
+            if one in peers:
+                with suppress(OSError):
+                    del peers[one][: one.send(peers[one])]
 
     return str(listener.getsockname()[1]), turn
 
 
-def _echo(peer: socket.socket) -> bool:
+def _hear(peer: socket.socket, rest: bytearray) -> bool:
     try:
         data = peer.recv(_CHUNK)
-        return bool(data) and bool(peer.send(data))
-    except BlockingIOError:
-        return True  # what it does not take is lost
     except OSError:
         return False
+    rest += data
+    return bool(data)
 
 
 def main() -> None:

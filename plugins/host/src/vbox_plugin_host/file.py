@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -115,14 +115,25 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
 @hookimpl
 def vbox_conformance_setup(name: str, folder: Path) -> Setup:
     """For the conformance kit: a file to write to, and some to read from."""
-    from vbox_pdm.testing.conformance import Setup
+    from vbox_pdm.testing.conformance import FarEnd, Setup
+
+    def arrived(config: Mapping[str, Any]) -> bytes:
+        path = Path(config["path"])
+        return path.read_bytes() if path.is_file() else b""
+
+    def sends(config: Mapping[str, Any], sent: bytes) -> bytes:
+        path = config["input"]
+        return Path(path).read_bytes() if path and Path(path).is_file() else b""
 
     source = folder / "input"
     source.write_bytes(bytes(range(256)) * 16)
     return Setup(
         {"path": str(folder / "output"), "input": str(source)},
-        keys={
-            "path": (str(folder), str(folder / "no" / "output"), "/dev/full"),
-            "input": (str(source), str(folder), str(folder / "missing")),
-        },
+        keys={"path": ("/dev/full",), "input": (str(source), str(folder))},
+        refuses=(
+            {"path": str(folder)},
+            {"path": str(folder / "no" / "output")},
+            {"input": str(folder / "missing")},
+        ),
+        far_end=FarEnd(arrived, sends),
     )

@@ -167,6 +167,12 @@ def miscounted(driver: KeyboardQueue, bench: Any) -> str | None:
     return None if driver.pending == waiting else f"{driver.pending} are pending and {waiting} wait"
 
 
+def crowded(driver: Any, bench: Any) -> str | None:
+    """Another: `queue_size` holds."""
+    size = driver.config.queue_size
+    return None if driver.pending <= size else f"{driver.pending} wait where {size} may"
+
+
 @hookimpl
 def vbox_conformance_setup(name: str, folder: Path) -> Setup:
     """For the conformance kit: what was typed here stays here, and is not there after a load."""
@@ -176,5 +182,8 @@ def vbox_conformance_setup(name: str, folder: Path) -> Setup:
         {"queue_size": 64},
         live=True,
         actions=ACTIONS,
-        invariants={"what is pending is what waits for the keyboard": miscounted},
+        invariants={
+            "what is pending is what waits for the keyboard": miscounted,
+            "no more waits than there is room for": crowded,
+        },
     )

@@ -124,4 +124,8 @@ def vbox_conformance_setup(name: str, folder: Path) -> Setup:
 
     link = folder / "terminal"
     other_end(folder, "visit", str(link))
-    return Setup({"link": str(link)}, keys={"link": (str(link), str(folder), str(folder / "no" / "link"))})
+    return Setup(
+        {"link": str(link)},
+        keys={"link": (str(link),)},
+        refuses=({"link": str(folder)}, {"link": str(folder / "no" / "link")}),
+    )

@@ -190,7 +190,7 @@ class CharDriver(Driver[C]):
                     self._drain_wake()
                     continue
                 wanted = interest[descriptor]
-                if wanted & select.POLLOUT and flags & ~select.POLLIN and not self._write(descriptor):
+                if wanted & select.POLLOUT and flags & ~select.POLLIN and not self._give(descriptor, flags):
                     self.discard(True)
                     sink = None
                 if wanted & select.POLLIN and flags & ~select.POLLOUT and not self._read(descriptor):
@@ -209,8 +209,8 @@ class CharDriver(Driver[C]):
         """Write what is left, for a limited time: the end is near."""
         until = time.monotonic() + seconds
         while self._outgoing and (left := until - time.monotonic()) > 0:
-            for descriptor, _ in _poll({sink: select.POLLOUT}, left):
-                if not self._write(descriptor):
+            for descriptor, flags in _poll({sink: select.POLLOUT}, left):
+                if not self._give(descriptor, flags):
                     return
 
     # --- machinery
@@ -225,6 +225,10 @@ class CharDriver(Driver[C]):
         if data:
             self.received(data)
         return bool(data)
+
+    def _give(self, descriptor: int, flags: int) -> bool:
+        """Write to what `flags` say of; a terminal that hung up while it is full stays full."""
+        return bool(flags & select.POLLOUT) and self._write(descriptor)
 
     def _write(self, descriptor: int) -> bool:
         with self._lock:

@@ -12,9 +12,9 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -57,6 +57,7 @@ class TcpStream(CharDriver[Config]):
         self.listener: socket.socket | None = None
         self.peer: socket.socket | None = None
         self.tried = False
+        _check_host(self.config.host)
         if self.config.role is Role.SERVER:
             self._listen()
         elif not self.config.port:
@@ -184,6 +185,18 @@ class TcpStream(CharDriver[Config]):
         self.helpers.log.info("the peer is gone")
 
 
+def _check_host(host: str) -> None:
+    """Raise ConfigError for what no resolver can be asked for."""
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ConfigError(
+            "VERR_INVALID_PARAMETER",
+            f"host={host:.80} is neither a name nor an address: {error}",
+            "Give one such as localhost, 127.0.0.1 or ::1",
+        ) from None
+
+
 @hookimpl
 def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
     register(DriverType("tcp", TcpStream, Config, serves=CharStream, summary="a character stream over TCP"))
@@ -192,10 +205,24 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
 @hookimpl
 def vbox_conformance_setup(name: str, folder: Path) -> Setup:
     """For the conformance kit: a client of a server that echoes."""
-    from vbox_pdm.testing.conformance import Setup
-    from vbox_plugin_host.conformance import other_end
+    from vbox_pdm.testing.conformance import FarEnd, Setup
+    from vbox_plugin_host.conformance import KEYS, other_end
 
+    def sends(config: Mapping[str, Any], sent: bytes) -> bytes | None:
+        connected = config["role"] == "client" and not config.get("reconnect")
+        return KEYS + sent if connected else None
+
+    port = int(other_end(folder, "serve"))
     return Setup(
-        {"role": "client", "port": int(other_end(folder, "serve"))},
-        keys={"host": ("localhost", "no host"), "port": (0,)},
+        {"role": "client", "port": port},
+        keys={"host": ("localhost",)},
+        configs=({"role": "server", "port": 0}, {"role": "server", "port": 0, "hold": True}),
+        refuses=(
+            {"port": 0},
+            {"role": "server"},
+            {"host": "no host"},
+            {"host": "x" * 300},
+            {"role": "server", "port": 0, "host": "x" * 300},
+        ),
+        far_end=FarEnd(sends=sends),
     )

@@ -291,9 +291,10 @@ def pcbios() -> dict[str, Any]:
         found = [bench.memory_read(end - 16, 16) for end in (1 << 20, 4 << 30)]
         return None if found == [b"\xf4" * 16] * 2 else f"{found} are there"
 
-    sizes = {"bios-256k.bin": 256 * KIB, "small.bin": SMALLEST, "odd.bin": 1000}
+    sizes = {"bios-256k.bin": 256 * KIB, "small.bin": SMALLEST, "odd.bin": 4 * KIB, "uneven.bin": 68 * KIB}
     return {
-        "keys": {"bios_rom": list(sizes)},
+        "keys": {"bios_rom": ["bios-256k.bin", "small.bin"]},
+        "refuses": [{"bios_rom": "odd.bin"}, {"bios_rom": "uneven.bin"}],
         "files": {name: b"\xf4" * size for name, size in sizes.items()},
         "invariants": {"CMOS has its checksum": checksum, "the ROM is at both its places": vector},
     }
@@ -310,14 +311,23 @@ def qemu_fw_cfg() -> dict[str, Any]:
     return {
         "config": {"kernel": "kernel"},
         "keys": {
-            "kernel": ["", "initrd"],
+            "kernel": [""],
             "initrd": ["initrd"],
             "append": ["console=ttyS0 vga=ask"],
             "boot_order": ["/rom@genroms/linuxboot.bin|HALT"],
-            "files": ["opt/org.example/file=initrd", "no pair"],
+            "files": ["opt/org.example/file=initrd"],
             "texts": ["opt/org.example/text=some text"],
-            "uuid": ["01234567-89ab-cdef-0123-456789abcdef", "none"],
+            "uuid": ["01234567-89ab-cdef-0123-456789abcdef"],
         },
+        "configs": [{"initrd": "initrd", "append": "console=ttyS0", "boot_menu": True}],
+        "refuses": [
+            {"kernel": "initrd"},
+            {"kernel": "", "append": "console=ttyS0"},
+            {"kernel": "", "initrd": "initrd"},
+            {"files": "no pair"},
+            {"texts": "a=b;no pair"},
+            {"uuid": "none"},
+        ],
         "files": {"kernel": bzimage.smallest(), "initrd": bytes(range(256)) * 20},
         "prepare": [
             ("memory_write", 0x1000, descriptor),

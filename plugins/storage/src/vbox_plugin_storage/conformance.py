@@ -11,18 +11,24 @@ _NAMES = {
     "firmware_revision": ("", "123456789", "12345678"),
     "model_number": ("", "\u20ac", "x" * 41, "x" * 40),
 }
-_WRONG_NAMES = (
-    {"serial_number": "x" * 21},
+_BAD_NAMES = (
+    {"serial_number": "a" * 21},
     {"firmware_revision": "123456789"},
-    {"model_number": "x" * 41},
     {"model_number": "\u20ac"},
+    {"model_number": "x" * 41},
 )
 
 
 def disk() -> Setup:
-    """Strings that fit and others; geometries that are given in part."""
-    parts = ({"cylinders": 9}, {"heads": 4, "sectors": 9}, {"lchs_cylinders": 9}, {"lchs_sectors": 9})
-    return Setup(keys=_NAMES, refused=(*_WRONG_NAMES, *parts))
+    """Strings that fit and others; geometries that are whole and others."""
+    return Setup(
+        keys=_NAMES,
+        configs=(
+            {"cylinders": 16, "heads": 4, "sectors": 8},
+            {"lchs_cylinders": 2, "lchs_heads": 16, "lchs_sectors": 16},
+        ),
+        refuses=(*_BAD_NAMES, {"cylinders": 16}, {"cylinders": 16, "heads": 4}, {"lchs_sectors": 63}),
+    )
 
 
 def cd() -> Setup:
@@ -32,8 +38,8 @@ def cd() -> Setup:
         "product_id": ("", "\x7f", "x" * 17, "x" * 16),
         "revision": ("", "12345", "1234"),
     }
-    wrong = ({"vendor_id": "VENDORS 9"}, {"product_id": "\x7f"}, {"revision": "12345"})
-    return Setup(keys={**_NAMES, **inquiry}, refused=(*_WRONG_NAMES, *wrong))
+    bad = ({"vendor_id": "VENDORS 9"}, {"product_id": "\x7f"}, {"revision": "12345"})
+    return Setup(keys={**_NAMES, **inquiry}, refuses=(*_BAD_NAMES, *bad))
 
 
 def image(folder: Path) -> Setup:
@@ -41,17 +47,19 @@ def image(folder: Path) -> Setup:
     even, odd = folder / "image.img", folder / "odd.img"
     even.write_bytes(bytes(range(256)) * 1024)
     odd.write_bytes(bytes(range(251)) * 1000)
-    wrong = (str(folder), str(folder / "missing.img"), "")
-    return Setup({"path": str(even)}, keys={"path": (str(odd),)}, refused=[{"path": path} for path in wrong])
+    return Setup(
+        {"path": str(even)},
+        keys={"path": (str(odd), "")},
+        refuses=({"path": str(folder)}, {"path": str(folder / "missing.img")}),
+    )
 
 
 def overlay(folder: Path) -> Setup:
     """Folders, and what is none."""
     file = folder / "file"
     file.write_bytes(b"")
-    wrong = (str(folder / "missing"), str(file))
     return Setup(
         {"folder": str(folder)},
         keys={"folder": (str(folder), "")},
-        refused=[{"folder": path} for path in wrong],
+        refuses=({"folder": str(folder / "missing")}, {"folder": str(file)}),
     )

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vbox_pdm.testing.conformance.setup import PROFILES, Profile, Setup
+from vbox_pdm.testing.conformance.setup import PROFILES, FarEnd, Profile, Setup
 
 if TYPE_CHECKING:
     from vbox_pdm.testing.conformance.report import Report
 
-__all__ = ["PROFILES", "Profile", "Setup", "check"]
+__all__ = ["PROFILES", "FarEnd", "Profile", "Setup", "check"]
 
 
 def check(kind: Any, profile: Profile = PROFILES["quick"], **more: Any) -> Report:

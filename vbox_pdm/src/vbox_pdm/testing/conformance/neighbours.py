@@ -11,6 +11,7 @@ import enum
 import functools
 import inspect
 import random
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ MEDIUM = 256 << 10
 """Bytes of the medium that the kit puts into a drive."""
 _BAD = (4 * 512, 2 * 512)
 """Offset and length of the bad sectors of a medium that has some."""
-_LINKS = ("above", "below", "around", "trace", "told", "layer", "mood", "moods")
+_LINKS = ("above", "below", "around", "trace", "told", "layer", "mood", "moods", "thread")
 
 
 def medium(length: int = MEDIUM, seed: int = 1) -> bytes:
@@ -40,13 +41,46 @@ def medium(length: int = MEDIUM, seed: int = 1) -> bytes:
 
 
 class Stream(FakeStream):
-    """A line that accepts all, nothing, or one character at a time."""
+    """A line that accepts all, nothing, one character at a time, or takes its time: what it refuses in a
+    step it accepts at the end of it, one character first."""
 
-    moods = ("accepts all", "accepts nothing", "accepts one")
+    moods = ("accepts all", "accepts nothing", "accepts one", "takes its time")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = False
+        self.rest = b""
+        """Of what was offered last, what was not accepted."""
 
     def mood(self, name: str) -> None:
         """Change it."""
-        self.accept = {"accepts all": None, "accepts nothing": 0, "accepts one": 1}[name]
+        self.accept = {"accepts nothing": 0, "accepts one": 1}.get(name)
+        self.slow = name == "takes its time"
+        if self.slow:
+            self.accept = 0
+        self.rest = b""  # of what was refused before the guest may have taken something back
+
+    def char_send(self, data: bytes) -> int:
+        taken = super().char_send(data)
+        self.rest = bytes(data[taken:])
+        return taken
+
+    def relent(self, *, alone: bool) -> None:
+        """The end of a step.  Violation unless what was refused comes again; `alone`: nothing in the step
+        can have taken it back."""
+        if not self.slow or not self.rest:
+            return
+        self._take(1, self.rest[:1] if alone else b"")
+        if self.rest:
+            self._take(None, self.rest)
+        self.accept = 0
+
+    def _take(self, more: int | None, expected: bytes) -> None:
+        before, self.rest = len(self.sent), b""
+        self.accept = more
+        came = bytes(self.sent[before:])
+        if not came.startswith(expected):
+            raise Violation("carried", f"a stream refused {expected!r}, and was given {came!r} instead")
 
     def calm(self) -> None:
         """Nothing is ever under way."""
@@ -203,16 +237,26 @@ _ABOVE: dict[str, dict[str, dict[str, Any]]] = {
     CharStream.name: {
         "has room": {"char_room": 64},
         "has no room": {"char_room": 0},
-        "has little room": {"char_room": 1},
+        "has little room": {"char_room": 16},
+        "asks for more while it takes some": {"char_room": 23},
     },
-    Keyboard.name: {"takes keys": {"key_event": True}, "takes no keys": {"key_event": False}},
-    Mouse.name: {"takes events": {"mouse_event": True}, "takes no events": {"mouse_event": False}},
+    Keyboard.name: {
+        "takes keys": {"key_event": True},
+        "takes no keys": {"key_event": False},
+        "asks for more while it takes keys": {"key_event": True},
+    },
+    Mouse.name: {
+        "takes events": {"mouse_event": True},
+        "takes no events": {"mouse_event": False},
+        "asks for more while it takes events": {"mouse_event": True},
+    },
     Display.name: {
         "shows text": {"display_text": _TEXT, "display_picture": Picture(2, 1, b"\0\x80\xff\xff\x80\0")},
         "shows a picture": {"display_text": None, "display_picture": Picture(1, 2, b"\x10\x20\x30" * 2)},
         "shows nothing": {"display_text": None, "display_picture": None},
     },
 }
+_TAKING = {"char_received": "char_ready", "key_event": "key_ready", "mouse_event": "mouse_ready"}
 _READY = {CharStream.name: "char_ready", Keyboard.name: "key_ready", Mouse.name: "mouse_ready"}
 
 
@@ -220,6 +264,7 @@ def _upper_mood(neighbour: Any, name: str) -> None:
     """Change it; who has room again says so."""
     layer = neighbour.layer.name
     neighbour.answers.update(_ABOVE[layer][name])
+    neighbour.eager = name.startswith("asks")
     if layer in _READY and "no " not in name:
         neighbour.traffic(lambda: getattr(neighbour.below, _READY[layer])())
 
@@ -237,6 +282,8 @@ def recorded(neighbour: Any, protocol: type[Any], trace: list[Any]) -> Any:
     neighbour.__class__ = type(f"Recorded{type(neighbour).__name__}", (type(neighbour),), members)
     neighbour.trace = trace
     neighbour.told = None
+    neighbour.thread = threading.get_ident()
+    neighbour.eager = False
     return neighbour
 
 
@@ -244,11 +291,17 @@ def _recording(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(own)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values())
+        if threading.get_ident() != self.thread:
+            raise Violation("thread", f"{name} was called by a worker, and not by way of a queue")
         _check_room(self, name, given)
         self.trace.append((name, *(summary(arg) for arg in given)))
         answer = own(self, *args, **kwargs)
         if self.told is not None:
             self.told(name, given, answer)
+        if self.eager and name in _TAKING:
+            self.eager = False  # once: what it gets by asking is taken as it is
+            getattr(self.below, _TAKING[name])()
+            self.eager = True
         return answer
 
     for mark in [key for key in vars(method) if key.startswith("vbox_")]:

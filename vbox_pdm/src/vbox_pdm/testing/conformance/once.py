@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
-from collections.abc import Callable, Iterator
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from vbox_pdm.config import KeyInfo, keys
 from vbox_pdm.driver import DriverType
 from vbox_pdm.errors import ConfigError, PdmError
+from vbox_pdm.layers import Keyboard, Mouse
 from vbox_pdm.media import Media, MediaOp
-from vbox_pdm.testing.conformance import internals
+from vbox_pdm.testing.conformance import internals, neighbours
+from vbox_pdm.testing.conformance.conservation import Ledger
 from vbox_pdm.testing.conformance.registers_check import (
     check_pci,
     check_reset_value_of_effects,
     check_reset_values,
 )
 from vbox_pdm.testing.conformance.rig import Rig, Subject, probe
-from vbox_pdm.testing.conformance.steps import Advance, Down, Enable
+from vbox_pdm.testing.conformance.steps import ABOVE, Action, Advance, Down, Enable, Mood
 from vbox_pdm.testing.conformance.traffic import CallOf, MediaAsk
 from vbox_pdm.testing.conformance.twins import across, check_reset, shot_difference
 from vbox_pdm.testing.conformance.violations import Hang, Violation
+
+_TEXTS = ("", " ", "x", "-1", "1-", "a=b;c", "\u20ac", os.fsdecode(b"\xff"), "x" * 5000)
+"""Texts for keys of which nothing is known: nothing, half of something, what a shell hands over when a
+file's name is no UTF-8, too much."""
 
 
 def checks() -> dict[str, Callable[[Subject], None]]:
@@ -29,12 +40,14 @@ def checks() -> dict[str, Callable[[Subject], None]]:
         "construct, power on, destruct": constructs,
         "unknown keys": unknown_keys,
         "values of keys": key_values,
-        "configurations that must be refused": refused_configurations,
+        "texts of keys": key_texts,
+        "configurations of the setup": configurations,
         "a construct that fails": failing_construct,
         "an end without a beginning": never_begun,
         "power-on values": power_on_values,
         "reset of a new device": new_reset,
         "PCI rules": pci_rules,
+        "a source that must wait": waiting_source,
     }
 
 
@@ -88,9 +101,9 @@ def key_values(subject: Subject) -> None:
         given = tuple(subject.setup.keys.get(info.name, ()))
         for value in inside(info):
             must = info.span is not None and not subject.is_driver  # a driver may find the host otherwise
-            _try_value(subject, info.name, value, must=must)
+            _try_value(subject, {info.name: value}, must=must)
         for value in given:
-            _try_value(subject, info.name, value, must=False)
+            _try_value(subject, {info.name: value}, must=False)
         for value in outside(info):
             try:
                 Rig(subject, {info.name: value}).abandon()
@@ -100,26 +113,32 @@ def key_values(subject: Subject) -> None:
             raise Violation("config-range", f"{info.name}={value!r} is out of range and accepted")
 
 
-def refused_configurations(subject: Subject) -> None:
-    """What the Setup says must not be accepted."""
-    for values in subject.setup.refused:
-        what = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        try:
-            Rig(subject, values).abandon()
-        except PdmError as error:
-            foreign = error.__cause__ is not None and not isinstance(error.__cause__, PdmError)
-            if error.status == "VERR_GENERAL_FAILURE" or foreign:
-                raise Violation("config-range", f"{what} raises {error.__cause__ or error!r}") from error
-            _refused_cleanly(subject, what)
-            continue
-        raise Violation("config-range", f"{what} must be refused, and is accepted")
+def key_texts(subject: Subject) -> None:
+    """Keys that take any text, and of which the Setup says nothing; in a folder where it does no harm."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for info in keys(subject.type.config):
+            if info.name in subject.setup.keys or info.choices is not None or "str" not in info.type_name:
+                continue
+            for text in _TEXTS:
+                _try_value(subject, {info.name: text}, must=False)
 
 
-def _try_value(subject: Subject, name: str, value: object, *, must: bool) -> None:
-    """`must`: nothing but another key may forbid it, and then the error is a ConfigError."""
-    what = f"{name}={value!r}"
+def configurations(subject: Subject) -> None:
+    """Keys that belong together, and those that miss others."""
+    for config in subject.setup.configs:
+        _try_value(subject, config, must=True)
+    for config in subject.setup.refuses:
+        if _try_value(subject, config, must=False):
+            raise Violation("config-range", f"{_shown(config)} is accepted")
+
+
+def _try_value(subject: Subject, config: Mapping[str, object], *, must: bool) -> bool:
+    """Whether it is accepted.  `must`: nothing but another key may forbid it, and then the error is a
+    ConfigError."""
+    what = _shown(config)
+    before = _files(subject.folder)
     try:
-        rig = Rig(subject, {name: value})
+        rig = Rig(subject, config)
     except PdmError as error:
         cause = error.__cause__
         foreign = cause is not None and not isinstance(cause, PdmError)
@@ -128,13 +147,36 @@ def _try_value(subject: Subject, name: str, value: object, *, must: bool) -> Non
         if must and not isinstance(error, ConfigError) and not isinstance(cause, ConfigError):
             raise Violation("config-range", f"{what} is in range and is refused: {error}") from error
         _refused_cleanly(subject, what)
-        return
+        changed = before.items() ^ _files(subject.folder, touch=False).items()
+        if changed:
+            names = ", ".join(sorted({path.name for path, _ in changed}))
+            raise Violation("construct-fails", f"{what} is refused, and has changed {names}") from error
+        return False
     try:
         rig.perform(Advance(20_000_000))
         rig.close()
     except BaseException:
         rig.abandon()
         raise
+    return True
+
+
+def _shown(config: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value!r:.80}" for name, value in config.items())
+
+
+def _files(folder: Path | None, *, touch: bool = True) -> dict[Path, tuple[object, ...]]:
+    """What the files of the Setup are; `touch`: they get an old date, so that any change shows."""
+    found: dict[Path, tuple[object, ...]] = {}
+    for path in folder.rglob("*") if folder is not None else ():
+        if path.is_symlink():
+            found[path] = (path.readlink(),)
+        elif path.is_file():
+            if touch:
+                os.utime(path, (0, 0))
+            status = path.stat()
+            found[path] = (status.st_size, status.st_mtime_ns)
+    return found
 
 
 def _refused_cleanly(subject: Subject, what: str) -> None:
@@ -273,3 +315,53 @@ def pci_rules(subject: Subject) -> None:
         check_pci(rig)
     finally:
         rig.abandon()
+
+
+def waiting_source(subject: Subject) -> None:
+    """What front ends give to a source of keys or motion arrives, whether it is taken at once or not."""
+    kind = subject.type
+    actions = subject.setup.actions
+    if not isinstance(kind, DriverType) or kind.wants is not None or not actions:
+        return
+    if kind.serves not in (Keyboard, Mouse):
+        return
+    for seed in range(_TURNS):
+        chance, ledger = random.Random(seed), Ledger(kind.serves)
+        done: list[Action] = []
+        with contextlib.closing(_Source(subject, ledger.came_out)) as source:
+            names = neighbours.moods(source.rig.upper)
+            for turn in range(_GIVEN):
+                if turn % 20 == 0:
+                    source.rig.perform(Mood(ABOVE, chance.choice(names[1:] if turn % 40 == 0 else names)))
+                action = Action(*chance.choice(actions))
+                if not source.give(action):
+                    done.append(action)
+            source.rig.perform(Mood(ABOVE, names[0]))
+        with contextlib.closing(_Source(subject, ledger.went_in)) as source:
+            for action in done:
+                source.give(action)
+        try:
+            ledger.check(settled=True)
+        except Violation as error:
+            raise Violation("carried", f"while the neighbour has no room: {error.text}") from None
+
+
+_TURNS, _GIVEN = 4, 120
+
+
+class _Source:
+    """A rig that front ends give something to, and what came out of it."""
+
+    def __init__(self, subject: Subject, told: Callable[..., None]) -> None:
+        self.rig = Rig(subject)
+        self.rig.upper.told = told
+
+    def give(self, action: Action) -> bool:
+        """Whether it was refused."""
+        refusals = self.rig.refusals
+        self.rig.perform(action)
+        self.rig.check_own(self.rig.log[-1][0])
+        return self.rig.refusals > refusals
+
+    def close(self) -> None:
+        self.rig.close()

@@ -20,12 +20,12 @@ from vbox_pdm.regions import Mmio, Ports
 from vbox_pdm.state import State, encode
 from vbox_pdm.testing.bench import Bench
 from vbox_pdm.testing.conformance import neighbours
-from vbox_pdm.testing.conformance.conservation import FOLLOWED, Ledger
+from vbox_pdm.testing.conformance.conservation import FOLLOWED, Ledger, Line
 from vbox_pdm.testing.conformance.guide import Guide
 from vbox_pdm.testing.conformance.internals import internals
 from vbox_pdm.testing.conformance.oracles import DriveOracle, MediaOracle
 from vbox_pdm.testing.conformance.setup import ACCESS_WALL, Setup
-from vbox_pdm.testing.conformance.steps import Step
+from vbox_pdm.testing.conformance.steps import Access, Step
 from vbox_pdm.testing.conformance.traffic import CallOf
 from vbox_pdm.testing.conformance.violations import Violation
 from vbox_pdm.testing.conformance.watch import Watch
@@ -45,12 +45,14 @@ _KNOWN = 20_000
 
 @define(eq=False)
 class Subject:
-    """A type that is checked.  `file` is the plugin's, when it is a single one."""
+    """A type that is checked.  `file` is the plugin's, when it is a single one; `folder` has the files of
+    its Setup."""
 
     type: DeviceType | DriverType
     setup: Setup
     distribution: str = ""
     file: Path | None = None
+    folder: Path | None = None
     catalogue: Catalogue = field(factory=Catalogue)
     notes: Notes = field(factory=Notes)
     guide: Guide = field(factory=lambda: Guide(""))
@@ -162,6 +164,11 @@ class Rig:
         self.media = MediaOracle()
         self.drive = DriveOracle()
         self.ledger: Ledger | None = None
+        self.line: Line | None = None
+        if subject.setup.far_end is not None:
+            self.line = Line(subject.setup.far_end, self.config)
+        self.refusals = 0
+        """How many calls of front ends ended with an error."""
         self._failures = 0
         self._marks: tuple[int, ...] = ()
         self._nmis = 0
@@ -214,6 +221,8 @@ class Rig:
             self.upper = neighbours.above(kind.serves, self.trace)
             self.media.refused = self.drive.refused = self._refused
             self.media.swapped = lambda: isinstance(self.neighbours.get(0), neighbours.Disk)
+            if self.line is not None:
+                self.upper.told = self.line.came_out
             made = bench.add_driver(kind, above=self.upper, below=attached.get(0), config=dict(self.config))
         else:
             luns = {f"lun{number}": fake for number, fake in attached.items()}
@@ -269,6 +278,7 @@ class Rig:
         try:
             with self.watch.step(text), self.subject.guide.watching():
                 result = step.do(self)
+                self._relent(step)
         except PdmError as error:
             raise Violation("no-raise", f"{text} failed: {error}") from error
         self.check(text)
@@ -282,6 +292,16 @@ class Rig:
             base = self.host.base(watched)
             if base is not None:
                 self._bases[region] = base
+
+    def _relent(self, step: Step) -> None:
+        """Streams that take their time accept what they refused."""
+        if self.subject.is_driver:
+            return
+        for neighbour in self.neighbours.values():
+            if isinstance(neighbour, neighbours.Stream) and self.bench.state != "running":
+                neighbour.rest = b""
+            elif isinstance(neighbour, neighbours.Stream) and neighbour.above is not None:
+                neighbour.relent(alone=isinstance(step, Access) and step.size == 1)
 
     def check(self, what: str) -> None:
         """Violation for whatever went wrong since the last time."""
@@ -331,7 +351,8 @@ class Rig:
     @property
     def comparable(self) -> bool:
         """Whether another rig must show the same, and can stand beside it."""
-        return not self.subject.setup.live and not self.has_workers
+        setup = self.subject.setup
+        return not setup.live and setup.far_end is None and not self.has_workers
 
     def _refused(self) -> int:
         """How many requests the kit's neighbour below has ended with an error."""
@@ -350,6 +371,9 @@ class Rig:
         if self.ledger is not None:
             self.ledger.went_in(call.method, call.args, answer)
             self.ledger.check(settled=False)
+        if self.line is not None:
+            room = any(entry[0] == "char_sendable" for entry in self.trace[self._marks[0] :])
+            self.line.went_in(call.method, call.args, answer, told=room)
         if call.method in _PASSED and self.subject.is_filter and self.plugged(0):
             told = [entry[0] for entry in self.trace[self._marks[0] :]]
             if call.method not in told:
@@ -373,6 +397,16 @@ class Rig:
                     neighbours.set_mood(side, neighbours.moods(side)[0])
             self.bench.run_until_idle()
             self.ledger.check(settled=True)
+
+    def check_line(self) -> None:
+        """Give what is above a driver room, and its other end time, then see whether anything is missing."""
+        line = self.line
+        if line is None or self.bench.runtime_errors:
+            return
+        neighbours.set_mood(self.upper, neighbours.moods(self.upper)[0])
+        self.bench.wait(lambda: line.complete)
+        self.check("the end of what comes up")
+        line.check_coming(settled=True)
 
     def check_own(self, what: str) -> None:
         """The author's own properties."""
@@ -519,6 +553,7 @@ class Rig:
             self.check_alias()
             if bench.state == "running":
                 self.check_ledger()
+                self.check_line()
         if bench.state in ("running", "suspended"):
             with self.watch.step("power off"):
                 bench.power_off()
@@ -530,14 +565,18 @@ class Rig:
             held = [line for line in range(16) if bench.irq(line)]
             if held or any(function.irq_level for function in self.functions):
                 raise Violation("lines-low", f"after power off interrupt lines {held or 'of PCI'} are held")
-        with self.watch.step("pdm_destruct"):
+        with self.watch.step("pdm_destruct"), self.watch.left_to_chance():
             bench.destruct()
         for failure in bench.failures[self._failures :]:
+            if isinstance(failure.error, Violation):
+                raise failure.error
             raise Violation("destruct", f"{failure.where} raised {failure.error!r}") from failure.error
         if self.host.held():
             raise Violation("dma-released", f"{self.host.held()} transfers are not released at the end")
         if self.media.pending or self.drive.pending:
             raise Violation("requests", "a request is not completed at the end")
+        if self.line is not None:
+            self.line.check_arrived(told=bool(bench.runtime_errors))
         self.watch.finish(threads=last)
 
     def abandon(self) -> None:

@@ -61,7 +61,7 @@ def check(
             return report
         file = Path(plugin.distribution) if getattr(plugin, "from_file", False) else None
         package = (kind.driver if isinstance(kind, DriverType) else kind.device).__module__.partition(".")[0]
-        subject = Subject(kind, setup, distribution, file, guide=Guide(package))
+        subject = Subject(kind, setup, distribution, file, Path(folder), guide=Guide(package))
         with forbidden(kind.device) if isinstance(kind, DeviceType) else nullcontext():
             _single_checks(subject, report)
             if report.passed:
@@ -112,7 +112,7 @@ def _rounds(
 ) -> None:
     database = _database(corpus, report)
     free = _free(subject, fixed)
-    configs = _configs(free)
+    configs = _configs(subject, free, fixed)
     number = 0
     while not late():
         config = _config(free, configs, report.seed, number)
@@ -180,9 +180,12 @@ class _Tolerant(DirectoryBasedExampleDatabase):
                 self._report.notes.append(note)
 
 
-def _configs(free: Mapping[str, list[object]]) -> list[Mapping[str, object]]:
-    """The default, and each key at other values, alone."""
-    return [{}, *({name: value} for name, values in free.items() for value in values[:3])]
+def _configs(
+    subject: Subject, free: Mapping[str, list[object]], fixed: Iterable[str]
+) -> list[Mapping[str, object]]:
+    """The default, those of the Setup, and each key at other values, alone."""
+    alone = [{name: value} for name, values in free.items() for value in values[:3]]
+    return [{}, *(each for each in subject.setup.configs if not each.keys() & set(fixed)), *alone]
 
 
 def _free(subject: Subject, fixed: Iterable[str]) -> dict[str, list[object]]:

@@ -9,13 +9,25 @@ from attrs import field, frozen
 
 
 @frozen
+class FarEnd:
+    """Where the characters of a driver go, and where they come from, as far as the host can see it.
+
+    `arrived` answers, by the configuration, all that is there now of what was sent down (None: nobody can
+    tell); it is asked before an instance is made and when it is gone.  `sends` answers, by configuration and
+    what was sent down, all that comes up in the end (None: nobody can tell)."""
+
+    arrived: Callable[[Mapping[str, Any]], bytes | None] = lambda config: None
+    sends: Callable[[Mapping[str, Any], bytes], bytes | None] = lambda config, sent: None
+
+
+@frozen
 class Setup:
     """What the kit cannot guess of a type; `vbox_conformance_setup` in its plugin returns it.
 
     `config` are the keys of the instances that are checked.  `keys` are values to try for keys whose
-    schema says no range (a path, a name); of a key that is named here, long runs use these alone.
-    `refused` are configurations that must be refused, each for a reason that no schema says: a name that
-    is too long, one of two keys without the other.
+    schema says no range (a path, a name); of a key that is named here, these are the only ones.
+    `configs` are further configurations that work, of several keys together; `refuses` are some that must
+    be refused: a text that is none, keys given in part, a file of a size that cannot be.
     `files` is what `helpers.read_host_file` finds by name; other names find 64 KiB of 0xF4.
     `neighbours` makes what hangs below a LUN (below a driver: 0) instead of the kit's own.
     `companions` are devices that must be there first, as a name or (name, configuration).  `firmware`
@@ -29,13 +41,16 @@ class Setup:
     functions of the object and the bench, asked after each step, that answer None or what is wrong.
     `exercises` must work whatever happened before: functions of the same kind that drive the device by
     the bench as a guest's driver does, from its initialisation on, and answer what did not come out.
+    `far_end` is the other end of a driver of characters: what it accepted must be there, or an error told;
+    there is one such end, so that two runs are not compared.
     `live`: what it does depends on the host (a socket, a terminal), so that two runs are not compared.
     `ram` is in bytes, whole MiB.
     """
 
     config: Mapping[str, object] = field(factory=dict)
     keys: Mapping[str, Sequence[object]] = field(factory=dict)
-    refused: Sequence[Mapping[str, object]] = ()
+    configs: Sequence[Mapping[str, object]] = ()
+    refuses: Sequence[Mapping[str, object]] = ()
     files: Mapping[str, bytes] = field(factory=dict)
     neighbours: Mapping[int, Callable[[], Any]] = field(factory=dict)
     companions: Sequence[str | tuple[str, Mapping[str, object]]] = ()
@@ -44,6 +59,7 @@ class Setup:
     actions: Sequence[tuple[str, tuple[Any, ...]]] = ()
     invariants: Mapping[str, Callable[[Any, Any], str | None]] = field(factory=dict)
     exercises: Mapping[str, Callable[[Any, Any], str | None]] = field(factory=dict)
+    far_end: FarEnd | None = None
     live: bool = False
     ram: int = 1 << 20
 

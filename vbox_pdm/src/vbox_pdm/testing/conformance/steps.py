@@ -448,6 +448,7 @@ class Action:
         try:
             answer = getattr(rig.instance.object, self.method)(*self.args)
         except PdmError as error:
+            rig.refusals += 1
             answer = error.status
         rig.bench.advance(0)
         return rig.noted(self.method, answer)

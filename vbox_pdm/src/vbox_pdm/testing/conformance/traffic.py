@@ -62,6 +62,17 @@ class Burst:
 _BOOL = st.booleans()
 _SMALL = st.one_of(st.integers(-3, 3), st.integers(-300, 300), st.sampled_from([-32768, 32767]))
 _DATA = st.binary(max_size=40)
+
+
+class _Bulk(bytes):
+    """Many bytes with a short name: failures show them, and hypothesis asks for the name of all it draws."""
+
+    def __repr__(self) -> str:
+        return "bytes(range(251)) * 300"
+
+
+BULK = _Bulk(bytes(range(251)) * 300)
+"""More than a buffer is likely to hold."""
 _SECTORS = st.one_of(
     st.integers(0, 15).map(lambda sector: sector * 512),
     st.integers(0, MEDIUM // 512 + 2).map(lambda sector: sector * 512),
@@ -250,7 +261,7 @@ def drive_asks(signature: int | None) -> Strategy:
 _KNOWN: dict[str, tuple[Strategy, ...]] = {
     "char_received": (_DATA,),
     "char_status": (_BOOL, _BOOL, _BOOL, _BOOL),
-    "char_send": (_DATA,),
+    "char_send": (st.one_of([_DATA] * 7 + [st.just(BULK)]),),
     "char_parameters": (
         st.sampled_from([50, 9600, 115200, 1_500_000]),
         st.integers(5, 8),

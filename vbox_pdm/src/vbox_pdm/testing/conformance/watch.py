@@ -100,6 +100,16 @@ class Watch:
                 text, output.text = output.text, ""
                 raise Violation("no-output", f"{what}: wrote {text[:200]!r} to {output.name}")
 
+    @contextmanager
+    def left_to_chance(self) -> Iterator[None]:
+        """Violation for a file or socket that nobody closes, and that is closed when its object goes."""
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always", ResourceWarning)
+            yield
+        for warning in seen:
+            if issubclass(warning.category, ResourceWarning):
+                raise Violation("no-files", f"nobody closed it: {warning.message}")
+
     def _arm(self, what: str) -> Callable[[], None]:
         def late(number: int, frame: FrameType | None) -> None:
             code = frame.f_code if frame is not None else None
