@@ -88,6 +88,7 @@ typedef struct Machine {
     atomic_bool kicked, irq, nmi;
     bool halted, shut_down, a20;
     int delivering;         /* the vector on its way through the IDT, or -1 */
+    bool is_program;        /* ... because of an INT n */
     uint64_t interrupt_eip; /* where the INT n stands that is being delivered */
     void *exit_label;
 
@@ -154,6 +155,9 @@ typedef struct {
     void (*helper_raise_interrupt)(void *, int, int);
     void (*helper_into)(void *, int);
     uint64_t (*helper_read_crN)(void *, int);
+    void (*helper_write_crN)(void *, int, uint64_t);
+    void (*helper_ldmxcsr)(void *, uint32_t);
+    void (*helper_ltr)(void *, int);
     uint64_t (*helper_get_dr)(void *, int);
     void (*helper_set_dr)(void *, int, uint64_t);
     void *helper_cli; /* only for its signature */
