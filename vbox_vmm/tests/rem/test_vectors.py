@@ -157,13 +157,36 @@ def deviation(which: str) -> pytest.MarkDecorator:
 def test_fault_of_64_bit_code_has_its_vector_error_and_place(
     guest: Guest, code: str, registers: dict[str, int], vector: int, error: int | None, behind: int
 ) -> None:
-    guest.long_mode(bytes.fromhex(code) + HLT, **registers)
+    # inc ebx first: the place is not that of the whole block
+    guest.long_mode(bytes.fromhex("ffc3" + code) + HLT, **registers)
     guest.ram.write(DATA, struct.pack("<I", 0x10000))
 
     frame = guest.fault()
 
-    assert (frame.vector, frame.error, frame.rip) == (vector, error, CODE + behind)
+    assert (frame.vector, frame.error, frame.rip) == (vector, error, CODE + 2 + behind)
     assert (frame.cs, frame.rflags & 0x10000) == (8, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "registers"),
+    [
+        pytest.param("0f22c0", {"rax": 0x8005003B}, id="cr0"),
+        pytest.param("0f22c0", {"rax": 0xE0050033}, id="cr0, caches off"),
+        pytest.param("0f22e0", {"rax": 0x107FC}, id="cr4, all but SMEP"),
+        pytest.param("0f22d8", {"rax": 0x100018}, id="cr3"),
+        pytest.param("440f22c0", {"rax": 15}, id="cr8"),
+        pytest.param("0f30", {"rcx": 0xC0000080, "rax": 0xD01}, id="efer"),
+        pytest.param("0f30", {"rcx": 0xC0000080, "rax": 0x500}, id="efer without NXE and SCE"),
+        pytest.param("0f30", {"rcx": 0xC0000082, "rax": 0, "rdx": 0xFFFF8000}, id="lstar"),
+        pytest.param("0f30", {"rcx": 0x277, "rax": 0x01040506, "rdx": 0x00070006}, id="pat"),
+        pytest.param("0fae1425 00800000", {}, id="ldmxcsr"),
+    ],
+)
+def test_value_that_a_register_may_have_is_taken(guest: Guest, code: str, registers: dict[str, int]) -> None:
+    guest.long_mode(bytes.fromhex("ffc3" + code) + b"\xcc", **registers)
+    guest.ram.write(DATA, struct.pack("<I", 0xFFBF))
+
+    assert guest.fault().vector == 3
 
 
 def test_jump_to_an_address_that_is_not_canonical_faults(guest: Guest) -> None:
@@ -226,11 +249,11 @@ PRIVILEGED = {
 
 @pytest.mark.parametrize("name", PRIVILEGED)
 def test_privileged_instruction_in_ring_3_faults(guest: Guest, name: str) -> None:
-    guest.long_mode(bytes.fromhex(PRIVILEGED[name]), user=True)
+    guest.long_mode(bytes.fromhex("ffc3" + PRIVILEGED[name]), user=True)
 
     frame = guest.fault()
 
-    assert (frame.vector, frame.error, frame.rip) == (13, 0, CODE)
+    assert (frame.vector, frame.error, frame.rip) == (13, 0, CODE + 2)
 
 
 # ---- floating point

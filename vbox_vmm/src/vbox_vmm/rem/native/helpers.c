@@ -1,7 +1,8 @@
 /* Instructions that Unicorn leaves to its user or does not do as the CPU does.
  *
  * Translated code calls these functions in place of Unicorn's (`replacement_of`).  Each is called from
- * generated code directly, so that its return address tells where in the block a fault happened.
+ * generated code directly, so that its return address tells where in the block a fault happened; where one
+ * goes on to Unicorn's own function, that must be its last call, which the compiler makes a jump.
  *
  * References: Intel SDM volume 2 (IN, OUT, SYSENTER, RDTSC), volume 1 section 19.5 (I/O permission bit
  * map); AMD APM volume 3 (SYSCALL).
@@ -261,6 +262,29 @@ static void rem_ldmxcsr(void *env, uint32_t value)
     lib.helper_ldmxcsr(env, value);
 }
 
+/* Unicorn lets IRET enter virtual-8086 mode from any ring, with any IOPL.  For an outer ring the bit does not
+ * count: take it out of what is about to be popped. */
+static void rem_iret_protected(void *env, int shift, int next)
+{
+    const SegmentCache *stack = &FIELD(SegmentCache, env, ENV_SEGS + SEG_SS * sizeof(SegmentCache));
+
+    if (shift == 1 && HFLAGS & HF_CPL && !(EFLAGS & FLAG_NT)) {
+        uint64_t offset = REG(R_SP) + 8 + FLAG_VM_BYTE, address;
+        uint32_t byte;
+
+        if (HFLAGS & HF_CS64) {
+            address = offset;
+        } else {
+            address = (uint32_t)(stack->base + (offset & (stack->flags & DESC_B ? UINT32_MAX : UINT16_MAX)));
+        }
+        byte = lib.cpu_ldub_mmuidx_ra(env, address, data_mode(env), HERE);
+        if (byte & FLAG_VM >> FLAG_VM_BYTE * 8) {
+            lib.cpu_stb_mmuidx_ra(env, address, byte & ~(FLAG_VM >> FLAG_VM_BYTE * 8), data_mode(env), HERE);
+        }
+    }
+    lib.helper_iret_protected(env, shift, next);
+}
+
 static void rem_ltr(void *env, int selector)
 {
     if (!(selector & 0xfffc)) {
@@ -409,6 +433,7 @@ const Replacement replacements[] = {
     {"helper_read_crN", (void *)rem_read_crN},
     {"helper_write_crN", (void *)rem_write_crN},
     {"helper_ldmxcsr", (void *)rem_ldmxcsr},
+    {"helper_iret_protected", (void *)rem_iret_protected},
     {"helper_ltr", (void *)rem_ltr},
     {"helper_rdpmc", (void *)rem_rdpmc},
     {"helper_rdtsc", (void *)rem_rdtsc},

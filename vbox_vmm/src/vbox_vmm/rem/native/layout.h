@@ -118,7 +118,7 @@ enum {
     FEATURES_1_ECX = 1,
     FEATURES_7_EBX = 2,
     FEATURES_7_ECX = 3,
-    FEATURES_8000_0001_EDX = 5,
+    FEATURES_8000_0001_EDX = 6,
     ENV_MTRR_FIXED = 6320,
     ENV_MTRR_DEFTYPE = 6408,
     ENV_MTRR_VAR = 6416,
@@ -219,8 +219,10 @@ enum {
     FLAG_IF = 1 << 9,
     FLAG_DF = 1 << 10,
     FLAG_IOPL = 3 << 12,
+    FLAG_NT = 1 << 14,
     FLAG_RF = 1 << 16,
     FLAG_VM = 1 << 17,
+    FLAG_VM_BYTE = 2,
     FLAG_AC = 1 << 18,
     FLAGS_ARITHMETIC = 0x8D5
 };

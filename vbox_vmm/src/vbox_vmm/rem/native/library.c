@@ -205,6 +205,7 @@ static const struct {
     INTERNAL(helper_read_crN),
     INTERNAL(helper_write_crN),
     INTERNAL(helper_ldmxcsr),
+    INTERNAL(helper_iret_protected),
     INTERNAL(helper_ltr),
     INTERNAL(helper_get_dr),
     INTERNAL(helper_set_dr),

@@ -157,6 +157,7 @@ typedef struct {
     uint64_t (*helper_read_crN)(void *, int);
     void (*helper_write_crN)(void *, int, uint64_t);
     void (*helper_ldmxcsr)(void *, uint32_t);
+    void (*helper_iret_protected)(void *, int, int);
     void (*helper_ltr)(void *, int);
     uint64_t (*helper_get_dr)(void *, int);
     void (*helper_set_dr)(void *, int, uint64_t);
