@@ -159,6 +159,14 @@ typedef struct {
     void (*helper_ldmxcsr)(void *, uint32_t);
     void (*helper_iret_protected)(void *, int, int);
     void (*helper_ltr)(void *, int);
+    void (*helper_phaddw_xmm)(void *, void *, const void *), (*helper_phaddd_xmm)(void *, void *, const void *),
+        (*helper_phaddsw_xmm)(void *, void *, const void *), (*helper_phsubw_xmm)(void *, void *, const void *),
+        (*helper_phsubd_xmm)(void *, void *, const void *), (*helper_phsubsw_xmm)(void *, void *, const void *);
+    void (*helper_fcomi_ST0_FT0)(void *), (*helper_fucomi_ST0_FT0)(void *);
+    int32_t (*helper_fisttl_ST0)(void *);
+    int64_t (*helper_fisttll_ST0)(void *);
+    void (*helper_pcmpestri_xmm)(void *, void *, void *, uint32_t);
+    void (*helper_pcmpestrm_xmm)(void *, void *, void *, uint32_t);
     uint64_t (*helper_get_dr)(void *, int);
     void (*helper_set_dr)(void *, int, uint64_t);
     void *helper_cli; /* only for its signature */
