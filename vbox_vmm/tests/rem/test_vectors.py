@@ -372,3 +372,39 @@ def test_bad_stack_of_the_tss_faults_as_invalid_tss(
 
     assert (state.tr.selector, state.gpr[1]) == (0x40, error | external)
     assert struct.unpack("<I", guest.ram.read(TSS + 0x20, 4))[0] == CODE + 2 * (not external)
+
+
+# ---- what Unicorn leaves out
+
+
+@deviation("no segment limits")
+@pytest.mark.parametrize("limited", [Segment(0x10, 0, 0x7FFF, 0x409300), Segment(0, 0, 0, 0)])
+def test_load_beyond_the_limit_of_its_segment_faults(guest: Guest, limited: Segment) -> None:
+    start(guest, bytes.fromhex("a100800000") + HLT, ds=limited)
+
+    assert fault(guest).vector == 13
+
+
+@deviation("no alignment check")
+def test_access_that_is_not_aligned_faults_in_ring_3_when_asked_for(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("8b04250180 0000 0f0b"), user=True, cr0=0x80050031, rflags=0x40002)
+
+    assert guest.fault().vector == 17
+
+
+@deviation("no SSE exceptions")
+def test_unmasked_sse_exception_faults(guest: Guest) -> None:
+    # ldmxcsr [8000] / divss xmm0, xmm1: 0 by 0
+    guest.long_mode(bytes.fromhex("0fae1425 00800000 f30f5ec1 0f0b"))
+    guest.ram.write(DATA, struct.pack("<I", 0x1F00))
+
+    assert guest.fault().vector == 19
+
+
+@deviation("no floating-point exception flags")
+def test_sse_exception_is_noted_in_mxcsr(guest: Guest) -> None:
+    guest.long_mode(bytes.fromhex("f30f5ec1 0fae1c25 00800000") + HLT)  # divss / stmxcsr [8000]
+
+    guest.halt()
+
+    assert guest.ram.u64(DATA) & 1
