@@ -298,7 +298,7 @@ def test_deviation_is_listed_and_is_still_one(native: Native, guest: Guest, devi
 def test_each_form_a_hundred_times_leaves_on_rem_what_it_leaves_on_the_host(
     native: Native, guest: Guest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = compare(native, guest, random.Random(2), forms(), rounds=120, length=5)
+    counts = compare(native, guest, random.Random(2), forms(), rounds=500, length=5)
 
     assert min(counts.values()) >= 100
     with capsys.disabled():

@@ -507,11 +507,20 @@ X87_MEMORY = {
 }  # fmt: skip
 
 
+def load_number(rng: Random) -> bytes:
+    """fild qword, or fld tbyte of what was given an exponent above 0: pseudo-denormals are a deviation"""
+    at = disp(rng, 16)
+    if rng.random() < 0.3:
+        return b"\x41\xdf\x6f" + struct.pack("<b", at)
+    # pushf / or byte [at + 9], 1 / popf
+    return b"\x9c\x41\x80\x4f" + struct.pack("<bB", at + 9, 1) + b"\x9d\x41\xdb\x6f" + struct.pack("<b", at)
+
+
 def x87() -> Iterator[Form]:
     def draw(rng: Random, code: bytes, status: int) -> bytes:
-        """fninit / fld tbyte twice / the instruction / fnstsw ax, masked / fstp tbyte / fninit"""
-        a, b, c = (struct.pack("<b", disp(rng, 16)) for _ in range(3))
-        start = b"\xdb\xe3\x41\xdb\x6f" + a + b"\x41\xdb\x6f" + b
+        """fninit / load twice / the instruction / fnstsw ax, masked / fstp tbyte / fninit"""
+        c = struct.pack("<b", disp(rng, 16))
+        start = b"\xdb\xe3" + load_number(rng) + load_number(rng)
         mask = struct.pack("<H", status)
         masked = b"\xdf\xe0\x9c\x66\x25" + mask + b"\x9d"  # fnstsw / pushf / and ax / popf
         return start + code + masked + b"\x41\xdb\x7f" + c + b"\xdb\xe3"
