@@ -28,7 +28,7 @@ from rem_guest import (
 )
 from rem_guest32 import CODE16, DATA16, DATA_SEGMENTS, VM, descriptor, fault, gate, start, start_v86
 
-from vbox_pdm.engine import ExitReason, Segment
+from vbox_pdm.engine import Segment
 
 TF = 0x100
 
@@ -125,19 +125,7 @@ def test_shadow_is_part_of_the_state(guest: Guest) -> None:
     assert guest.fault().rip == CODE + 1
 
 
-def test_kick_in_a_shadow_leaves_the_shadow_in_the_state(guest: Guest) -> None:
-    # the kick comes from the port, STI's shadow is seen only if the run ends right behind it
-    guest.long_mode(bytes.fromhex("fb 90 90 90 f4"))
-    raise_line(guest, 0x20)
-    guest.rem.kick()
-    assert guest.run() is ExitReason.KICKED
-
-    frame = guest.fault()
-
-    assert frame.rip == CODE + 2
-
-
-def test_trap_flag_and_interrupt_at_once_trap_first(guest: Guest) -> None:
+def test_trap_flag_cleared_in_the_frame_ends_the_stepping(guest: Guest) -> None:
     guest.long_mode(bytes.fromhex("ffc3 f4"), rflags=TF | 2)
     guest.gate(1, SYSCALL)
     guest.ram.write(SYSCALL, bytes.fromhex("4881642410fffeffff 48cf"))  # and qword [rsp+16], ~100 / iretq
