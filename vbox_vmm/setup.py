@@ -20,7 +20,12 @@ setup(
             # The limited API: one build serves every CPython from 3.11 on.
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
-            extra_compile_args=["-O2", "-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            extra_compile_args=[
+                *("-O2", "-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra"),
+                # A helper's return address tells where in the guest's code a fault is: nothing may be cut
+                # out of one into a function of its own.
+                *("-fno-partial-inlining", "-fno-ipa-icf"),
+            ],
             libraries=["dl", "pthread"],
             # Not Linux on x86-64, no compiler: everything but REM works, and `vbox` says what is missing.
             optional=True,

@@ -222,6 +222,81 @@ def test_bad_stack_without_a_task_gate_is_a_triple_fault(guest: Guest) -> None:
     assert guest.run() is ExitReason.TRIPLE_FAULT
 
 
+@pytest.mark.xfail(strict=True, reason="docs/rem-deviations.md: segments of a TSS of 16 bits")
+@pytest.mark.parametrize("how", ["call", "jump"])
+def test_task_of_16_bits_switches_and_saves_16_bits(guest: Guest, how: str) -> None:
+    opcode = "9a" if how == "call" else "ea"
+    start(guest, bytes.fromhex("bb78563412" + opcode + "000000004000 f4"))
+    guest.ram.write(0x3000 + 0x40, struct.pack("<Q", 0x0000_8100_A000_002B))  # an available 16-bit TSS
+    words = [0] * 22
+    words[7:18] = [SYSCALL, 2, 0x11, 0x22, 0x33, 0x44, TASK_STACK, 0x55, 0x66, 0x77, 0x10]
+    words[18:21] = [8, 0x30, 0x10]
+    guest.ram.write(TASK, struct.pack("<22H", *words))
+    guest.ram.write(SYSCALL, HLT)
+
+    state = guest.halt()
+
+    assert (state.tr.selector, state.rip, state.gpr[4] & 0xFFFF) == (0x40, SYSCALL + 1, TASK_STACK)
+    assert [value & 0xFFFF for value in state.gpr[:4]] == [0x11, 0x22, 0x33, 0x44]
+    assert bool(state.rflags & 0x4000) == (how == "call")
+    assert u32(guest, TSS + 0x34) == 0x12345678  # EBX of the old task, whose TSS has 32 bits
+
+
+def test_task_has_page_tables_of_its_own(guest: Guest) -> None:
+    start(guest, bytes.fromhex("ea000000004000"), cr0=0x80000031, cr3=0x300000, cr4=0x10)
+    guest.ram.write(0x300000, struct.pack("<2I", 0x83, 0x83))
+    guest.ram.write(0x301000, struct.pack("<2I", 0x83, 0x200083 & ~0x3FFFFF | 0x83))
+    task(guest, SYSCALL, cr3=0x301000)
+    guest.ram.write(SYSCALL, HLT)
+
+    state = guest.halt()
+
+    assert (state.tr.selector, state.cr3, state.cr0 & 8) == (0x40, 0x301000, 8)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "vector", "error"),
+    [
+        ("cs", 0x10, 10, 0x10),
+        ("ds", 0x58, 10, 0x58),
+        ("ldt", 0x10, 10, 0x10),
+    ],
+)
+def test_task_with_a_bad_selector_is_an_invalid_tss_in_the_new_task(
+    guest: Guest, field: str, value: int, vector: int, error: int
+) -> None:
+    start(guest, bytes.fromhex("ea000000004000"))
+    task(guest, SYSCALL, **{field: value})
+    guest.ram.write(TASK + 0x68, bytes(0x100))
+
+    result = fault(guest)
+
+    assert (result.vector, result.error, guest.rem.get_state().tr.selector) == (vector, error, 0x40)
+
+
+def test_iret_of_a_nested_task_without_a_task_behind_is_an_invalid_tss(guest: Guest) -> None:
+    start(guest, bytes.fromhex("cf"), rflags=0x4002)
+    guest.ram.write(TSS, struct.pack("<I", 0x10))
+
+    result = fault(guest)
+
+    assert (result.vector, result.error, result.eip) == (10, 0x10, CODE)
+
+
+@pytest.mark.parametrize(("limit", "present", "vector"), [(0x66, True, 10), (0x67, False, 11)])
+def test_far_jump_to_a_tss_that_cannot_be_faults_in_the_old_task(
+    guest: Guest, limit: int, present: bool, vector: int
+) -> None:
+    start(guest, bytes.fromhex("ea000000004000"))
+    task(guest, SYSCALL)
+    guest.ram.write(0x3000 + 0x40, struct.pack("<Q", 0x0000_0900_A000_0000 | present << 47 | limit))
+
+    result = fault(guest)
+
+    assert (result.vector, result.error, result.eip) == (vector, 0x40, CODE)
+    assert guest.rem.get_state().tr.selector == 0x38
+
+
 # ---- 16 bits
 
 

@@ -16,7 +16,9 @@ from rem_guest32 import CODE16, DATA16, start, start_v86
 from vbox_pdm.engine import CpuState, ExitReason, Segment
 
 SECONDS = 0.6
-"""Of random code for each mode."""
+LONG_SECONDS = 67
+"""Of random code for each mode; the long ones are ten minutes together."""
+MODES = ["real", "16", "32", "32 user", "pae", "v86", "long", "long user", "watched"]
 
 
 class Noise(Device):
@@ -65,24 +67,40 @@ def random_code(rng: random.Random) -> bytes:
         return rng.randbytes(256)
     starts = (
         *(b"\x0f", b"\x66\x0f", b"\xf3\x0f", b"\xf2\x0f", b"\x0f\x38", b"\x0f\x01", b"\x0f\xc7", b"\x0f\xae"),
+        *(
+            b"\x66\x0f\x38",
+            b"\x66\x0f\x3a",
+            b"\x66\x0f\x3a\x61",
+            b"\x66\x48\x0f\x3a\x60",
+            b"\xc4",
+            b"\xcf",
+            b"\xca",
+        ),
         *(b"\xd9", b"\xdf", b"\x0f\x22", b"\x0f\x23", b"\x8e", b"\xf3", b"\xcd", b"\x0f\x00", b""),
         b"\xb9\x80\x00\x00\xc0\x0f\x30",  # wrmsr of EFER
     )
     return b"".join(rng.choice(starts) + rng.randbytes(rng.randrange(1, 5)) for _ in range(60))
 
 
-@pytest.mark.parametrize(
-    "mode", ["real", "16", "32", "32 user", "pae", "v86", "long", "long user", "watched"]
-)
+@pytest.mark.parametrize("mode", MODES)
 def test_random_code_neither_crashes_nor_hangs(guest: Guest, mode: str) -> None:
-    rng = random.Random(mode)
+    run_random_code(guest, mode, random.Random(mode), SECONDS)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", MODES)
+def test_random_code_for_long_neither_crashes_nor_hangs(guest: Guest, mode: str) -> None:
+    run_random_code(guest, mode, random.Random(f"long {mode}"), LONG_SECONDS)
+
+
+def run_random_code(guest: Guest, mode: str, rng: random.Random, seconds: float) -> None:
     noise = Noise(rng)
     guest.rem.set_ports([noise.row(0, 0x10000)])
     guest.rem.set_mmio([noise.row(0x400000, 0x100000), noise.row(0xFEB0_0000, 0x1000)])
     pristine = guest.ram.read(0, RAM_SIZE)
     values = (0x10000, 0xFFF8, 0x9FFE, 0x3FFFF0, 0x400000, 0, 8, 0x18, 0x40)
     reasons = set()
-    stop = time.process_time() + SECONDS
+    stop = time.process_time() + seconds
     while time.process_time() < stop:
         guest.ram.write(0, pristine)
         guest.rem.invalidate(0, RAM_SIZE)
@@ -108,6 +126,19 @@ def test_random_code_neither_crashes_nor_hangs(guest: Guest, mode: str) -> None:
     guest.rem.invalidate(0, RAM_SIZE)
     guest.long_mode(HLT)
     assert guest.halt().rip == CODE + 1
+
+
+@pytest.mark.parametrize("length", [1 << 31, 1 << 63, 1 << 32, 0xFFFF_FFFF_8000_0000, 2**64 - 1])
+@pytest.mark.parametrize("code", ["660f3a61c1{}", "660f3a60c1{}", "66480f3a61c1{}", "66480f3a60c1{}"])
+@pytest.mark.parametrize("control", ["00", "01", "0c", "0d", "48", "7f"])
+def test_string_comparison_of_any_length_stays_within_its_operands(
+    guest: Guest, code: str, control: str, length: int
+) -> None:
+    guest.long_mode(bytes.fromhex(code.format(control)) + HLT, rax=length, rdx=length)
+
+    state = guest.halt()
+
+    assert (state.gpr[0], state.gpr[2]) == (length, length)
 
 
 def test_state_that_unicorn_cannot_serve_fails_the_run_and_not_the_process(guest: Guest) -> None:

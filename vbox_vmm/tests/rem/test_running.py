@@ -209,6 +209,7 @@ def test_cpuid_tells_of_an_amd_processor_without_apic_avx_or_hypervisor(guest: G
     _, _, c, d = cpuid(guest, 1)
     assert not d & 1 << 9  # APIC
     assert not c & (1 << 28 | 1 << 31 | 1 << 21 | 1 << 26 | 1 << 3)  # AVX hypervisor x2APIC XSAVE MONITOR
+    assert not cpuid(guest, 7)[1] & (1 << 3 | 1 << 8)  # BMI1, BMI2: they are not right
     assert cpuid(guest, 0x8000_0001)[3] & (1 << 29 | 1 << 20 | 1 << 11) == 1 << 29 | 1 << 20 | 1 << 11
     assert cpuid(guest, 0x4000_0000) == (0, 0, 0, 0)
 

@@ -4,9 +4,9 @@ The default is an AMD processor of family 15 with the later features that Unicor
 AMD, because Linux then leaves page-table isolation off, which costs up to nine times per system call
 here.  Family 15, because none of the later families' speculation workarounds apply to it.
 
-Left out on purpose: what is not there (an APIC, AVX, XSAVE, SVM), what does not work (MONITOR, VME), and what
-makes guests slower here than they are without (ERMS: string moves in bytes; SMAP: a translation block ends
-at each STAC and CLAC).
+Left out on purpose: what is not there (an APIC, AVX, XSAVE, SVM), what does not work (MONITOR, VME; BMI1 and
+BMI2, of which BZHI, BEXTR, BLSI and PDEP are wrong), and what makes guests slower here than they are without
+(ERMS: string moves in bytes; SMAP: a translation block ends at each STAC and CLAC).
 
 Feature names are those of Linux' /proc/cpuinfo; other spellings with `.` or `-` for `_` are taken too.
 References: AMD APM volume 3 appendix E, Intel SDM volume 2 CPUID.
@@ -57,12 +57,12 @@ ALIASES: Mapping[str, str] = {"pni": "sse3", "invtsc": "constant_tsc", "xd": "nx
 _OFFERED = """
     fpu de pse tsc msr pae mce cx8 sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse sse2
     sse3 pclmulqdq ssse3 cx16 sse4_1 sse4_2 movbe popcnt aes rdrand
-    fsgsbase bmi1 bmi2 smep adx
+    fsgsbase smep adx
     syscall nx mmxext pdpe1gb rdtscp lm
     lahf_lm cr8_legacy abm sse4a 3dnowprefetch constant_tsc amd_ssb_no
 """
 _ON_REQUEST = """
-    apic x2apic ss acpi ht monitor hypervisor tsc_adjust smap erms clflushopt clwb pku
+    apic x2apic ss acpi ht monitor hypervisor tsc_adjust smap erms clflushopt clwb pku bmi1 bmi2
     3dnow 3dnowext fxsr_opt cmp_legacy
 """
 

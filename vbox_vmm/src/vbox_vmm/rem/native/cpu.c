@@ -51,19 +51,37 @@ static int acknowledge(Machine *m)
     return vector > 255 ? -1 : (int)vector;
 }
 
-/* Unicorn reports a bad gate of a long-mode IDT with sixteen times its number, the CPU with eight times. */
-static void (*orig_raise_exception_err)(void *, int, int);
-
-static void rem_raise_exception_err(void *env, int number, int error)
+/* The error code of a fault that was met on the way through the IDT.  Unicorn reports a bad gate of a long-mode
+ * IDT with sixteen times its number, the CPU with eight times; and Unicorn never says that it was not the
+ * program that asked for the delivery (EXT). */
+static int delivery_error(void *env, int number, int error)
 {
     Machine *m = machine_of(FIELD(void *, env, ENV_UC));
 
-    if (m != NULL && m->delivering >= 0 && FIELD(uint32_t, env, ENV_HFLAGS) & HF_LMA &&
-        error == m->delivering * 16 + 2) {
-        error = m->delivering * 8 + 2;
-        m->delivering = -1;
+    if (m == NULL || m->delivering < 0) {
+        return error;
     }
-    orig_raise_exception_err(env, number, error);
+    if (FIELD(uint32_t, env, ENV_HFLAGS) & HF_LMA && error == m->delivering * 16 + 2) {
+        error = m->delivering * 8 + 2;
+    }
+    if (number >= VECTOR_TS && number <= VECTOR_GP && !m->is_program) {
+        error |= 1;
+    }
+    m->delivering = -1;
+    return error;
+}
+
+static void (*orig_raise_exception_err)(void *, int, int);
+static void (*orig_raise_exception_err_ra)(void *, int, int, uintptr_t);
+
+static void rem_raise_exception_err(void *env, int number, int error)
+{
+    orig_raise_exception_err(env, number, delivery_error(env, number, error));
+}
+
+static void rem_raise_exception_err_ra(void *env, int number, int error, uintptr_t back)
+{
+    orig_raise_exception_err_ra(env, number, delivery_error(env, number, error), back);
 }
 
 /* Unicorn ends the process when it meets a CPU state that it cannot serve; end the run. */
@@ -86,12 +104,14 @@ static void rem_abort(void *cpu, const char *format, ...)
 const Reroute cpu_reroutes[] = {
     {"cpu_abort", (void *)rem_abort, (void **)&orig_abort},
     {"raise_exception_err", (void *)rem_raise_exception_err, (void **)&orig_raise_exception_err},
+    {"raise_exception_err_ra", (void *)rem_raise_exception_err_ra, (void **)&orig_raise_exception_err_ra},
     {NULL, NULL, NULL},
 };
 
 static void deliver_external(Machine *m, int vector)
 {
     m->delivering = vector;
+    m->is_program = false;
     lib.do_interrupt_x86_hardirq(m->env, vector, 1);
     m->delivering = -1;
 }
@@ -145,6 +165,7 @@ void rem_on_exception(void *uc, uint32_t number, void *machine)
         FIELD(int, m->cpu, CPU_EXCEPTION_INDEX) = (int)number;
     }
     m->delivering = (int)number;
+    m->is_program = FIELD(int, m->env, ENV_EXCEPTION_IS_INT);
     lib.x86_cpu_do_interrupt(m->cpu);
     m->delivering = -1;
 }
@@ -269,6 +290,7 @@ void machine_reset(Machine *m, bool init)
         lib.x86_cpu_set_a20(m->cpu, 0);
     }
     m->tsc_last = 0;
+    m->delivering = -1;
     debug_reset(m);
     m->halted = false;
     m->shut_down = false;

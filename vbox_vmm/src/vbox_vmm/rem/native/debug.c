@@ -224,6 +224,9 @@ static void rem_set_dr(void *env, int number, uint64_t value)
     if ((number == 4 || number == 5) && FIELD(uint64_t, env, ENV_CR + 4 * 8) & 8) {
         lib.raise_exception_err_ra(env, VECTOR_UD, 0, HERE);
     }
+    if (number >= 4 && value >> 32 && FIELD(uint32_t, env, ENV_HFLAGS) & HF_CS64) {
+        lib.raise_exception_err_ra(env, VECTOR_GP, 0, HERE);
+    }
     lib.helper_set_dr(env, number, value);
 }
 

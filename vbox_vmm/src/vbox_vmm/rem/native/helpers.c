@@ -1,7 +1,8 @@
 /* Instructions that Unicorn leaves to its user or does not do as the CPU does.
  *
  * Translated code calls these functions in place of Unicorn's (`replacement_of`).  Each is called from
- * generated code directly, so that its return address tells where in the block a fault happened.
+ * generated code directly, so that its return address tells where in the block a fault happened; where one
+ * goes on to Unicorn's own function, that must be its last call, which the compiler makes a jump.
  *
  * References: Intel SDM volume 2 (IN, OUT, SYSENTER, RDTSC), volume 1 section 19.5 (I/O permission bit
  * map); AMD APM volume 3 (SYSCALL).
@@ -191,14 +192,193 @@ void *string_io_check(void *env, void *port_helper)
     return NULL;
 }
 
-/* ---- CR8, time-stamp counter, MSRs, CPUID ------------------------------------------------------------- */
+/* ---- control registers: Unicorn takes any value ----------------------------------------------------- */
 
-enum { MSR_TSC = 0x10, MSR_TSC_ADJUST = 0x3b };
+static bool has_feature(void *env, int word, int bit)
+{
+    return FIELD(uint64_t, env, ENV_FEATURES + word * 8) >> bit & 1;
+}
+
+static bool cr0_is_valid(void *env, uint64_t value)
+{
+    bool opens_paging = value & CR0_PG && !(FIELD(uint64_t, env, ENV_CR) & CR0_PG);
+
+    if (value >> 32 || (value & CR0_PG && !(value & CR0_PE)) || (value & CR0_NW && !(value & CR0_CD))) {
+        return false;
+    }
+    if (HFLAGS & HF_CS64 && !(value & CR0_PG)) {
+        return false;
+    }
+    return !(opens_paging && FIELD(uint64_t, env, ENV_EFER) & EFER_LME) || FIELD(uint64_t, env, ENV_CR + 32) & CR4_PAE;
+}
+
+static bool cr4_is_valid(void *env, uint64_t value)
+{
+    static const struct {
+        uint8_t bit, word, feature;
+    } needs[] = {
+        {0, FEATURES_1_EDX, 1},   {1, FEATURES_1_EDX, 1},   {2, FEATURES_1_EDX, 4},  {3, FEATURES_1_EDX, 2},
+        {4, FEATURES_1_EDX, 3},   {5, FEATURES_1_EDX, 6},   {6, FEATURES_1_EDX, 7},  {7, FEATURES_1_EDX, 13},
+        {9, FEATURES_1_EDX, 24},  {10, FEATURES_1_EDX, 25}, {11, FEATURES_7_ECX, 2}, {16, FEATURES_7_EBX, 0},
+        {18, FEATURES_1_ECX, 26}, {20, FEATURES_7_EBX, 7},  {21, FEATURES_7_EBX, 20}, {22, FEATURES_7_ECX, 3},
+    };
+    uint64_t allowed = 1 << 8; /* PCE */
+
+    for (size_t i = 0; i < sizeof needs / sizeof needs[0]; i++) {
+        allowed |= (uint64_t)has_feature(env, needs[i].word, needs[i].feature) << needs[i].bit;
+    }
+    return !(value & ~allowed) && (value & CR4_PAE || !(HFLAGS & HF_LMA));
+}
+
+static void rem_write_crN(void *env, int number, uint64_t value)
+{
+    bool valid = true;
+
+    if (!(HFLAGS & HF_CS64)) {
+        value = (uint32_t)value;
+    }
+    switch (number) {
+    case 0: valid = cr0_is_valid(env, value); break;
+    case 3: valid = !(HFLAGS & HF_LMA) || value < PHYSICAL_END; break;
+    case 4: valid = cr4_is_valid(env, value); break;
+    case 8: valid = value < 16; break;
+    }
+    if (!valid) {
+        lib.raise_exception_err_ra(env, VECTOR_GP, 0, HERE);
+    }
+    lib.helper_write_crN(env, number, value);
+}
 
 static uint64_t rem_read_crN(void *env, int number)
 {
     return number == 8 ? FIELD(uint8_t, env, ENV_V_TPR) & 15 : lib.helper_read_crN(env, number);
 }
+
+static void rem_ldmxcsr(void *env, uint32_t value)
+{
+    if (value >> 16) {
+        lib.raise_exception_err_ra(env, VECTOR_GP, 0, HERE);
+    }
+    lib.helper_ldmxcsr(env, value);
+}
+
+/* Unicorn lets IRET enter virtual-8086 mode from any ring, with any IOPL.  For an outer ring the bit does not
+ * count: take it out of what is about to be popped. */
+static void rem_iret_protected(void *env, int shift, int next)
+{
+    const SegmentCache *stack = &FIELD(SegmentCache, env, ENV_SEGS + SEG_SS * sizeof(SegmentCache));
+
+    if (shift == 1 && HFLAGS & HF_CPL && !(EFLAGS & FLAG_NT)) {
+        uint64_t offset = REG(R_SP) + 8 + FLAG_VM_BYTE, address;
+        uint32_t byte;
+
+        if (HFLAGS & HF_CS64) {
+            address = offset;
+        } else {
+            address = (uint32_t)(stack->base + (offset & (stack->flags & DESC_B ? UINT32_MAX : UINT16_MAX)));
+        }
+        byte = lib.cpu_ldub_mmuidx_ra(env, address, data_mode(env), HERE);
+        if (byte & FLAG_VM >> FLAG_VM_BYTE * 8) {
+            lib.cpu_stb_mmuidx_ra(env, address, byte & ~(FLAG_VM >> FLAG_VM_BYTE * 8), data_mode(env), HERE);
+        }
+    }
+    lib.helper_iret_protected(env, shift, next);
+}
+
+static void rem_ltr(void *env, int selector)
+{
+    if (!(selector & 0xfffc)) {
+        lib.raise_exception_err_ra(env, VECTOR_GP, 0, HERE);
+    }
+    lib.helper_ltr(env, selector);
+}
+
+/* ---- PCMPESTRI and PCMPESTRM: Unicorn reads far beyond the operands when a length has no absolute value --- */
+
+static uint64_t string_length(uint64_t value, bool is_wide)
+{
+    int64_t length = is_wide ? (int64_t)value : (int32_t)value;
+    uint64_t magnitude = length < 0 ? -(uint64_t)length : (uint64_t)length;
+
+    return magnitude < 16 ? magnitude : 16;
+}
+
+static void compare_strings(void *env, void *d, void *s, uint32_t control,
+                            void (*compare)(void *, void *, void *, uint32_t))
+{
+    uint64_t a = REG(R_AX), d_register = REG(R_DX);
+    bool is_wide = control >> 8; /* REX.W */
+
+    REG(R_AX) = string_length(a, is_wide);
+    REG(R_DX) = string_length(d_register, is_wide);
+    compare(env, d, s, control);
+    REG(R_AX) = a;
+    REG(R_DX) = d_register;
+}
+
+static void rem_pcmpestri_xmm(void *env, void *d, void *s, uint32_t control)
+{
+    compare_strings(env, d, s, control, lib.helper_pcmpestri_xmm);
+}
+
+static void rem_pcmpestrm_xmm(void *env, void *d, void *s, uint32_t control)
+{
+    compare_strings(env, d, s, control, lib.helper_pcmpestrm_xmm);
+}
+
+/* ---- horizontal sums: Unicorn writes the destination while it reads a source that may be the same ---------- */
+
+#define HORIZONTAL(name)                                                \
+    static void rem_##name##_xmm(void *env, void *d, const void *s)     \
+    {                                                                   \
+        _Alignas(16) char copy[16];                                     \
+        memcpy(copy, s, sizeof copy);                                   \
+        lib.helper_##name##_xmm(env, d, copy);                          \
+    }
+
+HORIZONTAL(phaddw)
+HORIZONTAL(phaddd)
+HORIZONTAL(phaddsw)
+HORIZONTAL(phsubw)
+HORIZONTAL(phsubd)
+HORIZONTAL(phsubsw)
+
+/* ---- x87 ---------------------------------------------------------------------------------------------------- */
+
+/* The comparison is in ZF, PF and CF; the other arithmetic flags become 0. */
+static void rem_fcomi(void *env)
+{
+    lib.helper_fcomi_ST0_FT0(env);
+    FIELD(uint64_t, env, ENV_CC_SRC) &= FLAGS_COMPARED;
+}
+
+static void rem_fucomi(void *env)
+{
+    lib.helper_fucomi_ST0_FT0(env);
+    FIELD(uint64_t, env, ENV_CC_SRC) &= FLAGS_COMPARED;
+}
+
+/* Does the top of the stack, truncated, need more than so many bits?  Then the result is the indefinite integer,
+ * where Unicorn stores the largest. */
+static bool is_beyond(void *env, unsigned bits)
+{
+    const char *top = (char *)env + ENV_FPREGS + (FIELD(uint32_t, env, ENV_FPSTT) & 7) * 16;
+    return (FIELD(uint16_t, top, 8) & 0x7fff) >= 0x3fff + bits - 1;
+}
+
+static int32_t rem_fisttl(void *env)
+{
+    return is_beyond(env, 32) ? INT32_MIN : lib.helper_fisttl_ST0(env);
+}
+
+static int64_t rem_fisttll(void *env)
+{
+    return is_beyond(env, 64) ? INT64_MIN : lib.helper_fisttll_ST0(env);
+}
+
+/* ---- time-stamp counter, MSRs, CPUID ------------------------------------------------------------------ */
+
+enum { MSR_TSC = 0x10, MSR_TSC_ADJUST = 0x3b };
 
 static void set_edx_eax(void *env, uint64_t value)
 {
@@ -241,16 +421,65 @@ static void rem_rdmsr(void *env)
     }
 }
 
+static bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+static bool efer_is_valid(void *env, uint64_t value)
+{
+    uint64_t allowed = EFER_LMA; /* taken and ignored */
+
+    allowed |= has_feature(env, FEATURES_8000_0001_EDX, 11) ? EFER_SCE : 0;
+    allowed |= has_feature(env, FEATURES_8000_0001_EDX, 29) ? EFER_LME : 0;
+    allowed |= has_feature(env, FEATURES_8000_0001_EDX, 20) ? EFER_NXE : 0;
+    allowed |= has_feature(env, FEATURES_8000_0001_EDX, 25) ? EFER_FFXSR : 0;
+    return !(value & ~allowed) &&
+           (!(FIELD(uint64_t, env, ENV_CR) & CR0_PG) || !((value ^ FIELD(uint64_t, env, ENV_EFER)) & EFER_LME));
+}
+
+static bool pat_is_valid(uint64_t value)
+{
+    for (; value != 0; value >>= 8) {
+        if ((value & 0xff) > 7 || (value & 0xff) == 2 || (value & 0xff) == 3) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool msr_is_valid(void *env, uint32_t number, uint64_t value)
+{
+    switch (number) {
+    case 0x175: case 0x176:                                     /* SYSENTER_ESP, SYSENTER_EIP */
+    case 0xc0000082: case 0xc0000083:                           /* LSTAR, CSTAR */
+    case 0xc0000100: case 0xc0000101: case 0xc0000102:          /* FS, GS and kernel GS base */
+        return is_canonical(value);
+    case 0x277: return pat_is_valid(value);
+    case 0xc0000080: return efer_is_valid(env, value);
+    default: return true;
+    }
+}
+
 static void rem_wrmsr(void *env)
 {
     Machine *m = machine_of_env(env);
     uint64_t value = (uint32_t)REG(R_AX) | REG(R_DX) << 32;
 
+    if (!msr_is_valid(env, (uint32_t)REG(R_CX), value)) {
+        lib.raise_exception_err_ra(env, VECTOR_GP, 0, HERE);
+    }
     switch ((uint32_t)REG(R_CX)) {
     case MSR_TSC: m->tsc_offset = value - tsc_read(m); break;
     case MSR_TSC_ADJUST: m->tsc_offset = value; break;
     default: lib.helper_wrmsr(env);
     }
+}
+
+/* There are no counters. */
+static void rem_rdpmc(void *env)
+{
+    lib.raise_exception_err_ra(env, VECTOR_GP, 0, HERE);
 }
 
 static void rem_cpuid(void *env)
@@ -285,6 +514,23 @@ const Replacement replacements[] = {
     {"helper_outw", (void *)rem_outw},
     {"helper_outl", (void *)rem_outl},
     {"helper_read_crN", (void *)rem_read_crN},
+    {"helper_write_crN", (void *)rem_write_crN},
+    {"helper_ldmxcsr", (void *)rem_ldmxcsr},
+    {"helper_pcmpestri_xmm", (void *)rem_pcmpestri_xmm},
+    {"helper_pcmpestrm_xmm", (void *)rem_pcmpestrm_xmm},
+    {"helper_phaddw_xmm", (void *)rem_phaddw_xmm},
+    {"helper_phaddd_xmm", (void *)rem_phaddd_xmm},
+    {"helper_phaddsw_xmm", (void *)rem_phaddsw_xmm},
+    {"helper_phsubw_xmm", (void *)rem_phsubw_xmm},
+    {"helper_phsubd_xmm", (void *)rem_phsubd_xmm},
+    {"helper_phsubsw_xmm", (void *)rem_phsubsw_xmm},
+    {"helper_fcomi_ST0_FT0", (void *)rem_fcomi},
+    {"helper_fucomi_ST0_FT0", (void *)rem_fucomi},
+    {"helper_fisttl_ST0", (void *)rem_fisttl},
+    {"helper_fisttll_ST0", (void *)rem_fisttll},
+    {"helper_iret_protected", (void *)rem_iret_protected},
+    {"helper_ltr", (void *)rem_ltr},
+    {"helper_rdpmc", (void *)rem_rdpmc},
     {"helper_rdtsc", (void *)rem_rdtsc},
     {"helper_rdtscp", (void *)rem_rdtscp},
     {"helper_rdmsr", (void *)rem_rdmsr},

@@ -114,6 +114,11 @@ enum {
     ENV_CPUID_VERSION = 5628,
     ENV_FEATURES = 5632,
     ENV_FEATURE_WORDS = 34,
+    FEATURES_1_EDX = 0,
+    FEATURES_1_ECX = 1,
+    FEATURES_7_EBX = 2,
+    FEATURES_7_ECX = 3,
+    FEATURES_8000_0001_EDX = 6,
     ENV_MTRR_FIXED = 6320,
     ENV_MTRR_DEFTYPE = 6408,
     ENV_MTRR_VAR = 6416,
@@ -214,10 +219,13 @@ enum {
     FLAG_IF = 1 << 9,
     FLAG_DF = 1 << 10,
     FLAG_IOPL = 3 << 12,
+    FLAG_NT = 1 << 14,
     FLAG_RF = 1 << 16,
     FLAG_VM = 1 << 17,
+    FLAG_VM_BYTE = 2,
     FLAG_AC = 1 << 18,
-    FLAGS_ARITHMETIC = 0x8D5
+    FLAGS_ARITHMETIC = 0x8D5,
+    FLAGS_COMPARED = 0x45 /* ZF, PF, CF */
 };
 enum {
     DESC_A = 1 << 8,
@@ -229,7 +237,7 @@ enum {
     DESC_B = 1 << 22,
     DESC_G = 1 << 23
 };
-enum { VECTOR_DB = 1, VECTOR_NMI = 2, VECTOR_UD = 6, VECTOR_DF = 8, VECTOR_GP = 13 };
+enum { VECTOR_DB = 1, VECTOR_NMI = 2, VECTOR_UD = 6, VECTOR_DF = 8, VECTOR_TS = 10, VECTOR_GP = 13 };
 enum {
     EXCP_INTERRUPT = 0x10000,
     EXCP_HLT = 0x10001,
@@ -239,6 +247,19 @@ enum {
     EXCP_ATOMIC = 0x10005,
     EXCP_GAVE_UP = 0x10100 /* our own */
 };
+enum {
+    CR0_PE = 1,
+    CR0_NW = 1 << 29,
+    CR0_CD = 1 << 30,
+    CR4_PAE = 1 << 5,
+    EFER_SCE = 1,
+    EFER_LME = 1 << 8,
+    EFER_LMA = 1 << 10,
+    EFER_NXE = 1 << 11,
+    EFER_FFXSR = 1 << 14
+};
+#define CR0_PG ((uint64_t)1 << 31)
+#define PHYSICAL_END ((uint64_t)1 << 40) /* as CPUID says */
 enum { TSS_BUSY = 1 << 9, TSS_TYPE = 0x1f00, TSS16 = 0x100, TSS32 = 0x900 };
 enum { DR6_BD = 1 << 13, DR7_GD = 1 << 13 };
 enum { CC_OP_EFLAGS = 1 };

@@ -203,6 +203,22 @@ static const struct {
     INTERNAL(helper_raise_interrupt),
     INTERNAL(helper_into),
     INTERNAL(helper_read_crN),
+    INTERNAL(helper_write_crN),
+    INTERNAL(helper_ldmxcsr),
+    INTERNAL(helper_iret_protected),
+    INTERNAL(helper_ltr),
+    INTERNAL(helper_phaddw_xmm),
+    INTERNAL(helper_phaddd_xmm),
+    INTERNAL(helper_phaddsw_xmm),
+    INTERNAL(helper_phsubw_xmm),
+    INTERNAL(helper_phsubd_xmm),
+    INTERNAL(helper_phsubsw_xmm),
+    INTERNAL(helper_fcomi_ST0_FT0),
+    INTERNAL(helper_fucomi_ST0_FT0),
+    INTERNAL(helper_fisttl_ST0),
+    INTERNAL(helper_fisttll_ST0),
+    INTERNAL(helper_pcmpestri_xmm),
+    INTERNAL(helper_pcmpestrm_xmm),
     INTERNAL(helper_get_dr),
     INTERNAL(helper_set_dr),
     INTERNAL(helper_cli),
@@ -210,7 +226,7 @@ static const struct {
 };
 
 #define SYMBOL_COUNT (sizeof symbols / sizeof symbols[0])
-#define REPLACEMENTS_MAX 32
+#define REPLACEMENTS_MAX 48
 
 static struct {
     void *original, *ours;

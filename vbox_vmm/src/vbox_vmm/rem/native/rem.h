@@ -88,6 +88,7 @@ typedef struct Machine {
     atomic_bool kicked, irq, nmi;
     bool halted, shut_down, a20;
     int delivering;         /* the vector on its way through the IDT, or -1 */
+    bool is_program;        /* ... because of an INT n */
     uint64_t interrupt_eip; /* where the INT n stands that is being delivered */
     void *exit_label;
 
@@ -154,6 +155,18 @@ typedef struct {
     void (*helper_raise_interrupt)(void *, int, int);
     void (*helper_into)(void *, int);
     uint64_t (*helper_read_crN)(void *, int);
+    void (*helper_write_crN)(void *, int, uint64_t);
+    void (*helper_ldmxcsr)(void *, uint32_t);
+    void (*helper_iret_protected)(void *, int, int);
+    void (*helper_ltr)(void *, int);
+    void (*helper_phaddw_xmm)(void *, void *, const void *), (*helper_phaddd_xmm)(void *, void *, const void *),
+        (*helper_phaddsw_xmm)(void *, void *, const void *), (*helper_phsubw_xmm)(void *, void *, const void *),
+        (*helper_phsubd_xmm)(void *, void *, const void *), (*helper_phsubsw_xmm)(void *, void *, const void *);
+    void (*helper_fcomi_ST0_FT0)(void *), (*helper_fucomi_ST0_FT0)(void *);
+    int32_t (*helper_fisttl_ST0)(void *);
+    int64_t (*helper_fisttll_ST0)(void *);
+    void (*helper_pcmpestri_xmm)(void *, void *, void *, uint32_t);
+    void (*helper_pcmpestrm_xmm)(void *, void *, void *, uint32_t);
     uint64_t (*helper_get_dr)(void *, int);
     void (*helper_set_dr)(void *, int, uint64_t);
     void *helper_cli; /* only for its signature */
