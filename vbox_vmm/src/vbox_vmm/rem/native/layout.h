@@ -147,6 +147,7 @@ enum {
     TLB_VICTIMS = 8,
     DESC_LARGE_ADDR = 0,
     DESC_LARGE_MASK = 8,
+    DESC_WINDOW_MOST = 24, /* used entries, the most of the last 100 ms: a flush makes the table fit them */
     DESC_USED = 32,
     DESC_VINDEX = 40,
     DESC_VTABLE = 48,

@@ -429,6 +429,11 @@ static void fill_entry(Machine *m, TlbEntry *e, IoTlbEntry *io, uint64_t page, u
     }
 }
 
+/* A flush shrinks a table that is used by less than 30 % and grows one that is used by more than 70 %.  A guest
+ * that flushes once, when it is young, would keep 64 entries for ever, and two arrays 256 KiB apart would put
+ * each other out: as if so many were in use it does not go below 256. */
+enum { TLB_LEAST_USED = 179 };
+
 static void rem_set_page(void *cpu, uint64_t address, uint64_t physical, uint32_t attributes, int rights, int mode,
                          uint64_t size)
 {
@@ -470,6 +475,9 @@ static void rem_set_page(void *cpu, uint64_t address, uint64_t physical, uint32_
         }
         victims[v] = *e;
         ((IoTlbEntry *)(desc + DESC_VIOTLB))[v] = FIELD(IoTlbEntry *, desc, DESC_IOTLB)[index];
+    }
+    if (FIELD(uint64_t, desc, DESC_WINDOW_MOST) < TLB_LEAST_USED) {
+        FIELD(uint64_t, desc, DESC_WINDOW_MOST) = TLB_LEAST_USED;
     }
     if (m->filling_for_store) {
         Slot *s = slot_find(m, physical);
