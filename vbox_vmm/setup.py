@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 NATIVE = Path("src/vbox_vmm/rem/native")
 SOURCES = (
     *("library.c", "memory.c", "exits.c", "strings.c", "cpu.c"),
-    *("helpers.c", "debug.c", "state.c", "module.c"),
+    *("helpers.c", "sse.c", "debug.c", "state.c", "module.c"),
 )
 
 setup(

@@ -227,6 +227,17 @@ def test_serial_back_pressure_keeps_thre_clear_until_sendable() -> None:
     assert port.irq
 
 
+def test_serial_loopback_lets_go_what_the_stream_refused() -> None:
+    port = Port(FakeStream(accept=0))
+    port.set_up()
+    port.put(DATA, 0x41)
+
+    port.put(MCR, 0x10)
+
+    assert port.get(LSR) == THRE | TEMT | DR
+    assert port.get(DATA) == 0x41
+
+
 def test_serial_transmit_fifo_holds_sixteen_characters() -> None:
     port = Port(FakeStream(accept=0))
     port.set_up()

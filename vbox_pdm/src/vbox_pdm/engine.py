@@ -79,6 +79,10 @@ class Segment:
     attributes: int = 0x9300
 
 
+_FPU = b"\x7f\x03".ljust(24, b"\0") + b"\x80\x1f\0\0\xff\xff".ljust(488, b"\0")
+"""FXSAVE image of an FPU that was initialised: all exceptions are masked, the x87's and those of SSE."""
+
+
 @define
 class CpuState:
     """The whole architectural state of one vCPU at an instruction boundary.
@@ -111,7 +115,7 @@ class CpuState:
     cr8: int = 0
     efer: int = 0
     dr: list[int] = field(factory=lambda: [0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400])
-    fpu: bytes = bytes(512)
+    fpu: bytes = _FPU
     msr: dict[int, int] = field(factory=dict)
     interrupt_shadow: bool = False
     halted: bool = False

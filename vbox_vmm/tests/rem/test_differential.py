@@ -35,10 +35,6 @@ KNOWN = {
     **dict.fromkeys(("bzhi r32", "bzhi m32", "bzhi r64", "bzhi m64"), "BZHI"),
     **dict.fromkeys(("pdep r32",), "PDEP of 32 bits"),
     **dict.fromkeys(
-        (f"{p} 0f {op} xmm, {x}" for p in ("f2", "66") for op in ("7c", "7d") for x in ("xmm", "m128")),
-        "which NaN of several",
-    ),
-    **dict.fromkeys(
         (f"66 0f {op} xmm, {x}" for op in ("3a40", "3a41") for x in ("xmm", "m128")), "which NaN of several"
     ),
     **dict.fromkeys(("bextr r32", "bextr m32", "bextr r64", "bextr m64"), "BEXTR"),
@@ -187,8 +183,8 @@ def on_rem(guest: Guest, case: Case) -> Result:
 def result(signal: int, gpr: Sequence[int], flags: int, fpu: bytes, data: bytes) -> Result:
     if signal:
         return Result(signal)
-    # the exception flags of MXCSR are a deviation
-    mxcsr = struct.unpack_from("<I", fpu, 24)[0] & ~0x3F
+
+    mxcsr = struct.unpack_from("<I", fpu, 24)[0]
     return Result(0, tuple(gpr), flags & ALL_FLAGS, mxcsr, fpu[160:416], data)
 
 

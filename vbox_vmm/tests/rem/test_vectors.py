@@ -392,7 +392,6 @@ def test_access_that_is_not_aligned_faults_in_ring_3_when_asked_for(guest: Guest
     assert guest.fault().vector == 17
 
 
-@deviation("no SSE exceptions")
 def test_unmasked_sse_exception_faults(guest: Guest) -> None:
     # ldmxcsr [8000] / divss xmm0, xmm1: 0 by 0
     guest.long_mode(bytes.fromhex("0fae1425 00800000 f30f5ec1 0f0b"))
@@ -401,7 +400,6 @@ def test_unmasked_sse_exception_faults(guest: Guest) -> None:
     assert guest.fault().vector == 19
 
 
-@deviation("no floating-point exception flags")
 def test_sse_exception_is_noted_in_mxcsr(guest: Guest) -> None:
     guest.long_mode(bytes.fromhex("f30f5ec1 0fae1c25 00800000") + HLT)  # divss / stmxcsr [8000]
 

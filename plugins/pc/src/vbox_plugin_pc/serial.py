@@ -202,13 +202,7 @@ class Serial(Device[Config]):
 
     def char_sendable(self) -> None:
         """The stream takes characters again."""
-        if self.stalled:
-            self.stalled = False
-            if self.shifting is not None:
-                self._shifted_out()
-            else:
-                self._transmit()
-            self._update()
+        self._go_on()
 
     def char_status(self, cts: bool, dsr: bool, ri: bool, dcd: bool) -> None:
         """The modem status inputs of the wire."""
@@ -328,6 +322,8 @@ class Serial(Device[Config]):
         self._tell_break()
         if not value & LCR_DLAB:
             self._tell_parameters()
+        if value & LCR_BREAK:
+            self._go_on()
 
     def _write_mcr(self, value: int) -> None:
         before = self._lines()
@@ -336,7 +332,9 @@ class Serial(Device[Config]):
         self._tell_break()
         self._tell_lines()
         self._modem_changed(before)
-        if not self.mcr & MCR_LOOP:
+        if self.mcr & MCR_LOOP:
+            self._go_on()
+        else:
             self._offer_room()
 
     def _read_lsr(self) -> int:
@@ -439,6 +437,16 @@ class Serial(Device[Config]):
             if not self.lsr & LSR_THRE:
                 self.thre_pending = True
             self.lsr |= LSR_THRE if self.shifting is not None else LSR_THRE | LSR_TEMT
+
+    def _go_on(self) -> None:
+        """What the stream refused: it takes characters again, or is not asked any more."""
+        if self.stalled:
+            self.stalled = False
+            if self.shifting is not None:
+                self._shifted_out()
+            else:
+                self._transmit()
+            self._update()
 
     def _set_direct(self) -> None:
         self.direct = not (self.pacing or self.mcr & MCR_LOOP or self.lcr & LCR_BREAK)

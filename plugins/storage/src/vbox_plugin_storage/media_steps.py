@@ -90,8 +90,10 @@ def find_fault(op: MediaOp, start: int, views: tuple[memoryview, ...], unit: int
             span //= 2
         stop = min(end, good + max(span, 1))
         over = (start + stop) % unit
-        if over and stop < end:  # pieces end where blocks end
-            stop = stop - over if stop - over > good else min(end, stop - over + unit)
+        if over and stop - over > good and (stop < end or span <= unit):  # pieces end where blocks end
+            stop -= over
+        elif over and stop < end:
+            stop = min(end, stop - over + unit)
         error = yield Ask(op, start + good, part(views, good, stop - good))
         if error is None:
             good = stop

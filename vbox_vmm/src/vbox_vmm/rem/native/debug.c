@@ -16,7 +16,6 @@
  */
 #include "rem.h"
 
-#define HERE ((uintptr_t)__builtin_return_address(0))
 #define DR(number) FIELD(uint64_t, env, ENV_DR + (number) * 8)
 
 enum { BREAK_ON_CODE, BREAK_ON_STORE, BREAK_ON_PORT, BREAK_ON_ACCESS };

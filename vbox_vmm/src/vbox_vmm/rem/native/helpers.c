@@ -9,7 +9,6 @@
  */
 #include "rem.h"
 
-#define HERE ((uintptr_t)__builtin_return_address(0))
 #define REG(number) FIELD(uint64_t, env, ENV_REGS + (number) * 8)
 #define EFLAGS FIELD(uint64_t, env, ENV_EFLAGS)
 #define HFLAGS FIELD(uint32_t, env, ENV_HFLAGS)

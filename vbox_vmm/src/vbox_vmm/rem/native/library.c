@@ -226,7 +226,7 @@ static const struct {
 };
 
 #define SYMBOL_COUNT (sizeof symbols / sizeof symbols[0])
-#define REPLACEMENTS_MAX 48
+#define REPLACEMENTS_MAX 160
 
 static struct {
     void *original, *ours;
@@ -383,7 +383,8 @@ int library_load(const char *path)
                      version >> 16 & 0xff, version >> 8 & 0xff);
         goto failed;
     }
-    if (replace(replacements) < 0 || replace(debug_replacements) < 0) {
+    if (replace(replacements) < 0 || replace(debug_replacements) < 0 || replace(sse_replacements) < 0 ||
+        (__builtin_cpu_supports("sse4.1") && replace(sse4_replacements) < 0)) {
         goto failed;
     }
     if (image_read(&image) < 0 || reroute(&image, library_reroutes, false) < 0 ||

@@ -36,6 +36,8 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* In a function that translated code calls: where in the block that is. */
+#define HERE ((uintptr_t)__builtin_return_address(0))
 
 /* The documented function; the limited API of 3.11 lacks its prototype. */
 extern PyObject *PyObject_Vectorcall(PyObject *, PyObject *const *, size_t, PyObject *);
@@ -289,7 +291,7 @@ typedef struct {
     const char *name;
     void *function;
 } Replacement;
-extern const Replacement replacements[], debug_replacements[];
+extern const Replacement replacements[], debug_replacements[], sse_replacements[], sse4_replacements[];
 uint64_t rem_inb(void *env, uint32_t port), rem_inw(void *env, uint32_t port), rem_inl(void *env, uint32_t port);
 void rem_outb(void *env, uint32_t port, uint32_t value), rem_outw(void *env, uint32_t port, uint32_t value),
     rem_outl(void *env, uint32_t port, uint32_t value);

@@ -12,7 +12,6 @@
  */
 #include "rem.h"
 
-#define HERE ((uintptr_t)__builtin_return_address(0))
 #define REG(number) FIELD(uint64_t, env, ENV_REGS + (number) * 8)
 
 static inline uint64_t address_mask(unsigned bits)
