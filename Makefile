@@ -26,7 +26,7 @@ empty :=
 space := $(empty) $(empty)
 export MYPYPATH := $(subst $(space),:,$(addsuffix /src,$(DISTRIBUTIONS) $(EXAMPLES)) scripts)
 
-.PHONY: demo test test-long lint types core plugins-bench plugins-kernel conformance machines mutants venv clean
+.PHONY: demo test test-long lint types core plugins-bench plugins-kernel conformance machines mutants bench venv clean
 
 demo: venv
 	@$(PYTHON_IN_VENV) scripts/demo.py
@@ -63,6 +63,10 @@ machines: venv
 # No test need be long: pytest's status 5 is that it found none.
 test-long: venv
 	$(PYTEST) -m long --timeout 3600 vbox_pdm vbox_vmm plugins tests || [ $$? = 5 ]
+
+# Beside QEMU, on a machine that does nothing else; writes docs/performance.md.
+bench: venv
+	$(PYTHON_IN_VENV) benchmarks/performance.py
 
 mutants: venv
 	PYTHONPATH=scripts $(PYTHON_IN_VENV) -m mutants

@@ -85,6 +85,16 @@ def run_to(words: Sequence[str], prompt: str) -> tuple[float, str]:
         process.wait()
 
 
+def measure(scenario: str, runs: int) -> tuple[list[float], list[float]]:
+    """Seconds of our boots and of QEMU's, by turns.  packages.Unavailable where a guest cannot be had."""
+    mine, theirs, prompt = pair(SCENARIOS[scenario]())
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(runs):
+        times[0].append(run_to(mine, prompt)[0])
+        times[1].append(run_to(theirs, prompt)[0])
+    return times
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -97,14 +107,10 @@ def main() -> int:
     print(f"{'boot':<10} {'ours':>8} {'QEMU':>8} {'ratio':>6}   all runs, seconds")
     for name in options.scenarios or SCENARIOS:
         try:
-            mine, theirs, prompt = pair(SCENARIOS[name]())
+            times = measure(name, options.runs)
         except packages.Unavailable as error:
             print(f"{name:<10} left out: {error}")
             continue
-        times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(options.runs):
-            times[0].append(run_to(mine, prompt)[0])
-            times[1].append(run_to(theirs, prompt)[0])
         a, b = (statistics.median(each) for each in times)
         every = " / ".join(" ".join(f"{value:.2f}" for value in each) for each in times)
         print(f"{name:<10} {a:>8.2f} {b:>8.2f} {a / b:>6.2f}   {every}", flush=True)

@@ -88,18 +88,40 @@ def measure(machine: Machine, mode: str, kernel: Path) -> None:
         process.wait()
 
 
+def machines() -> tuple[Machine, Machine]:
+    """Ours and QEMU's TCG."""
+    return Machine("ours", boots.ours("--firmware", "none")), Machine("qemu", boots.qemu(128))
+
+
+def measure_mode(mode: str, runs: int, ours: Machine, qemu: Machine) -> None:
+    """All kernels of a mode, by turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        kernel = build(mode, Path(folder))
+        for _ in range(runs):
+            measure(ours, mode, kernel)
+            measure(qemu, mode, kernel)
+
+
+def medians(mode: str, ours: Machine, qemu: Machine) -> list[tuple[str, float, float]]:
+    """(kernel, our seconds, QEMU's)."""
+    return [
+        (name, statistics.median(seconds), statistics.median(qemu.seconds[where, name]))
+        for (where, name), seconds in ours.seconds.items()
+        if where == mode
+    ]
+
+
+def mean(rows: Sequence[tuple[str, float, float]]) -> float:
+    """The geometric mean of the ratios."""
+    return prod(mine / theirs for _, mine, theirs in rows) ** (1 / len(rows))
+
+
 def table(mode: str, ours: Machine, qemu: Machine) -> list[str]:
     """Lines for people, with the geometric mean of the ratios at the end."""
     lines = [f"{mode:<12}{'ours s':>9}{'qemu s':>9}{'ratio':>8}"]
-    ratios = []
-    for (where, name), seconds in ours.seconds.items():
-        if where != mode:
-            continue
-        mine, theirs = statistics.median(seconds), statistics.median(qemu.seconds[mode, name])
-        ratios.append(mine / theirs)
-        lines.append(f"{name:<12}{mine:9.3f}{theirs:9.3f}{ratios[-1]:8.2f}")
-    lines.append(f"{'mean':<12}{'':18}{prod(ratios) ** (1 / len(ratios)):8.2f}")
-    return lines
+    rows = medians(mode, ours, qemu)
+    lines += [f"{name:<12}{mine:9.3f}{theirs:9.3f}{mine / theirs:8.2f}" for name, mine, theirs in rows]
+    return [*lines, f"{'mean':<12}{'':18}{mean(rows):8.2f}"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,15 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for tool in ("cc", "objcopy", boots.QEMU):
         if shutil.which(tool) is None:
             parser.error(f"{tool} is not installed")
-    ours = Machine("ours", boots.ours("--firmware", "none"))
-    qemu = Machine("qemu", boots.qemu(128))
-    with tempfile.TemporaryDirectory() as folder:
-        for mode in modes:
-            kernel = build(mode, Path(folder))
-            for _ in range(options.runs):
-                measure(ours, mode, kernel)
-                measure(qemu, mode, kernel)
-            print("\n".join(table(mode, ours, qemu)), flush=True)
+    ours, qemu = machines()
+    for mode in modes:
+        measure_mode(mode, options.runs, ours, qemu)
+        print("\n".join(table(mode, ours, qemu)), flush=True)
     wrong = [key for key, result in ours.results.items() if qemu.results[key] != result]
     if wrong:
         print(f"the machines disagree on {wrong}", file=sys.stderr)

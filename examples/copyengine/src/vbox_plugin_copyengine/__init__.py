@@ -348,8 +348,8 @@ def run(engine: CopyEngine, bench: Bench, source: int, destination: int, length:
 
 def copy_is_exact(engine: CopyEngine, bench: Bench) -> str | None:
     """The bytes arrive, and none behind them."""
-    data = bytes(range(250)) * 20
-    bench.memory_write(0x10000, data)
+    data = bytes(range(1, 251)) * 20
+    bench.memory_write(0x10000, data * 2)
     bench.memory_write(0x20000, bytes(0x3000))
     status = run(engine, bench, 0x10000, 0x20000, len(data))
     if status & (BUSY | DONE | ERROR) != DONE:

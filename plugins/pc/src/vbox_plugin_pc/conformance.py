@@ -79,7 +79,10 @@ def serial() -> dict[str, Any]:
                 lambda uart: len(uart.received), lambda uart: len(uart.received_errors)
             ),
         },
-        "exercises": {"a loopback takes 16 characters": exercises.fifo_of_16},
+        "exercises": {
+            "a loopback takes 16 characters": exercises.fifo_of_16,
+            "a divisor of 0": exercises.divisor_of_zero,
+        },
     }  # fmt: skip
 
 
@@ -123,6 +126,7 @@ def i8254() -> dict[str, Any]:
                 lambda pit: [True, True, bool(pit.control & 1)],
             ),
         },
+        "exercises": {"a rate generator divides by 1": exercises.count_of_one},
     }
 
 
@@ -227,11 +231,11 @@ def i8237() -> dict[str, Any]:
 
 
 def i440fx() -> dict[str, Any]:
-    """The attribute map is addressed."""
+    """SMRAM is open, and the attribute map is addressed."""
     from vbox_plugin_pc.i440fx import PAM, SMRAM, TRC
 
     return {
-        "prepare": [("port_write", 0xCF8, 4, 0x80000058)],
+        "prepare": [("pci_write", 0, 0, SMRAM, 1, 0x4A), ("port_write", 0xCF8, 4, 0x80000058)],
         "invariants": {
             "what is in effect is what configuration space says": same(
                 lambda bridge: [*bridge.pam, bridge.smram, bridge.turbo_reset],

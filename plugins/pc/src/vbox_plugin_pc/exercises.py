@@ -57,12 +57,15 @@ def dma_to_nowhere(device: Any, bench: Any) -> str | None:
 
 def descriptor_cut_off(device: Any, bench: Any) -> str | None:
     """A descriptor of which a part lies outside of memory, which has 4 MiB, is not carried out."""
-    half = (4 << 20) - 8
-    bench.memory_write(0x4000, b"\x5a" * 64)
-    bench.memory_write(half, _directory(64, 0x4000)[:8])
+    half = (4 << 20) - 8  # the target is in the other one: it could be read as 0
+    bench.memory_write(0, b"\x5a" * 64)
+    bench.memory_write(half, _directory(64, 0)[:8])
+    selector = device.selector
     _carry_out(bench, half)
     bench.memory_write(half, bytes(8))
-    return None if bench.memory_read(0x4000, 64) == b"\x5a" * 64 else "it moved memory"
+    if device.selector != selector:
+        return "it selected an item"
+    return None if bench.memory_read(0, 64) == b"\x5a" * 64 else "it moved memory"
 
 
 # --- clocks
@@ -88,6 +91,14 @@ def noon(device: Any, bench: Any) -> str | None:
     return None if shown == [0x8C, 0x0C] else f"it shows {shown[0]:#x} and {shown[1]:#x}"
 
 
+def count_of_one(device: Any, bench: Any) -> str | None:
+    """A rate generator that divides by 1, which the data sheet forbids, costs nobody anything."""
+    for port, value in ((0x43, 0x34), (0x40, 1), (0x40, 0)):
+        bench.port_write(port, 1, value)
+    bench.advance(100 * MILLISECOND)
+    return None
+
+
 # --- DMA
 
 
@@ -103,6 +114,14 @@ def byte_order(device: Any, bench: Any) -> str | None:
 
 
 # --- serial
+
+
+def divisor_of_zero(device: Any, bench: Any) -> str | None:
+    """A driver that probes writes all kinds of divisors."""
+    base = device.config.io_base
+    for offset, value in ((3, 0x83), (0, 0), (1, 0), (3, 3)):
+        bench.port_write(base + offset, 1, value)
+    return None
 
 
 def fifo_of_16(device: Any, bench: Any) -> str | None:

@@ -44,6 +44,7 @@ def setup() -> Setup:
         exercises={
             "a mode that is larger than memory is refused": _large_mode,
             "the last bank ends where memory does": _last_bank,
+            "all indexes of the attribute controller": _attributes,
         },
     )
 
@@ -99,6 +100,17 @@ def _large_mode(card: Vga, bench: Any) -> str | None:
     wanted = ((dispi.ENABLE, 0), (dispi.XRES, 1600), (dispi.YRES, 1200), (dispi.BPP, 32), (dispi.ENABLE, 1))
     _dispi(bench, *wanted)
     return "it is on" if card.dispi.enabled and card.dispi.vram_size <= 2 * MIB else None
+
+
+def _attributes(card: Vga, bench: Any) -> str | None:
+    """Also those where no register is."""
+    for index in range(0x20):
+        bench.port_read(0x3DA, 1)
+        bench.port_read(0x3BA, 1)
+        bench.port_write(0x3C0, 1, index)
+        bench.port_write(0x3C0, 1, 0)
+    bench.port_write(0x3C0, 1, 0x20)
+    return None
 
 
 def _last_bank(card: Vga, bench: Any) -> str | None:

@@ -185,6 +185,8 @@ def _command_phase(task: TaskFile) -> Phase | None:
     except ValueError:
         return None
     name = command.name
+    if command is ata.Command.PACKET:
+        return None  # without a packet there is nothing to do
     length = (task.count & 0xFF or 256) * 512
     if name.startswith("IDENTIFY"):
         return Phase(Direction.IN, 512)

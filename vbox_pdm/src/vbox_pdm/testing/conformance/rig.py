@@ -220,6 +220,7 @@ class Rig:
         if isinstance(kind, DriverType):
             self.upper = neighbours.above(kind.serves, self.trace)
             self.media.refused = self.drive.refused = self._refused
+            self.drive.stores = lambda: not isinstance(self.neighbours.get(0), neighbours.AtaDrive)
             self.media.swapped = lambda: isinstance(self.neighbours.get(0), neighbours.Disk)
             if self.line is not None:
                 self.upper.told = self.line.came_out
