@@ -6,11 +6,13 @@ So a device that never returns, kills the process or changes it for good costs i
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -155,15 +157,32 @@ def _here(catalogue: Catalogue, name: str, profile: Profile, request: Request) -
     from vbox_pdm.testing.conformance.run import check  # brings hypothesis
 
     kind, plugin = find(catalogue, name)
-    report = check(
-        kind,
-        profile,
-        seed=request.seed,
-        plugin=plugin,
-        config=parse_config(request.config),
-        corpus=request.corpus,
-    )
+    with _standard_output_elsewhere():
+        report = check(
+            kind,
+            profile,
+            seed=request.seed,
+            plugin=plugin,
+            config=parse_config(request.config),
+            corpus=request.corpus,
+        )
     return _tell(report, request)
+
+
+@contextmanager
+def _standard_output_elsewhere() -> Iterator[None]:
+    """A driver whose other end is the standard output must not write into what we say."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(ours, 1)
+        os.close(ours)
 
 
 def _tell(report: Report, request: Request) -> bool:

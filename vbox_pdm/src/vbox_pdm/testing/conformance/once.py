@@ -329,6 +329,8 @@ def waiting_source(subject: Subject) -> None:
         chance, ledger = random.Random(seed), Ledger(kind.serves)
         done: list[Action] = []
         with contextlib.closing(_Source(subject, ledger.came_out)) as source:
+            if source.rig.has_workers:
+                return  # keys of the host come between those that are given
             names = neighbours.moods(source.rig.upper)
             for turn in range(_GIVEN):
                 if turn % 20 == 0:
