@@ -9,7 +9,8 @@
  *   compiled to SSE, too.
  * - All exceptions are masked while we compute; what the guest does not mask is raised behind, before the
  *   result is stored.
- * - The compiler does not know that arithmetic reads MXCSR: all of it is volatile assembly.
+ * - The compiler does not know that arithmetic reads and writes MXCSR: all of it is volatile assembly, the
+ *   accesses to MXCSR too, which alone stay in their order.
  *
  * References: Intel SDM volume 1 sections 10.2.3 and 11.5; volume 2 for each instruction.
  */
@@ -29,18 +30,31 @@ enum {
     VECTOR_XM = 19
 };
 
+static inline uint32_t host_mxcsr(void)
+{
+    uint32_t value;
+
+    __asm__ volatile("stmxcsr %0" : "=m"(value));
+    return value;
+}
+
+static inline void set_host_mxcsr(uint32_t value)
+{
+    __asm__ volatile("ldmxcsr %0" : : "m"(value));
+}
+
 static inline void begin(uint32_t guest)
 {
-    _mm_setcsr((guest & MXCSR_CONTROL) | MXCSR_MASKS);
+    set_host_mxcsr((guest & MXCSR_CONTROL) | MXCSR_MASKS);
 }
 
 /* Takes note of the exceptions that there were; does not return when one is not masked. */
 static inline void end(void *env, uint32_t guest, uintptr_t back)
 {
-    uint32_t raised = _mm_getcsr() & MXCSR_FLAGS, unmasked = raised & ~(guest >> 7);
+    uint32_t raised = host_mxcsr() & MXCSR_FLAGS, unmasked = raised & ~(guest >> 7);
 
     if (guest & MXCSR_CONTROL) {
-        _mm_setcsr(MXCSR_MASKS);
+        set_host_mxcsr(MXCSR_MASKS);
     }
     if (unlikely(unmasked != 0)) {
         /* What is found before there is a result keeps what is found behind from being looked for. */
@@ -61,7 +75,7 @@ static inline bool is_usual(uint32_t guest)
 
 static inline bool is_noted(uint32_t guest)
 {
-    return likely(!(_mm_getcsr() & MXCSR_FLAGS & ~guest));
+    return likely(!(host_mxcsr() & MXCSR_FLAGS & ~guest));
 }
 
 #define LOAD(from) _mm_loadu_ps((const float *)(from))
@@ -81,15 +95,17 @@ static inline bool is_noted(uint32_t guest)
         end(env, guest, HERE);                                  \
     }
 
-/* A register or memory operand, and a register that is an operand and gets the result. */
-#define OPERATION(name, instruction)                                                        \
-    static void rem_##name(void *env, void *d, const void *s)                               \
-    {                                                                                       \
-        __m128 before = LOAD(d), operand = LOAD(s), result;                                 \
-        COMPUTE(result = before;                                                            \
-                __asm__ volatile(instruction " %1, %0" : "+x"(result) : "x"(operand)))      \
-        STORE(d, result);                                                                   \
+/* A register that gets the result and may be an operand; the other is a register or memory, or an integer. */
+#define WITH_OPERAND(name, instruction, parameter, constraint, operand)                         \
+    static void rem_##name(void *env, void *d, parameter)                                       \
+    {                                                                                           \
+        __m128 before = LOAD(d), result;                                                        \
+        COMPUTE(result = before;                                                                \
+                __asm__ volatile(instruction " %1, %0" : "+x"(result) : constraint(operand)))   \
+        STORE(d, result);                                                                       \
     }
+#define OPERATION(name) WITH_OPERAND(name, #name, const void *s, "x", LOAD(s))
+#define FROM_INTEGER(name, instruction, type) WITH_OPERAND(name, instruction, type value, "r", value)
 
 #define COMPARISON(name)                                                            \
     static void rem_##name(void *env, const void *d, const void *s)                 \
@@ -100,15 +116,6 @@ static inline bool is_noted(uint32_t guest)
                                  : "=@ccz"(zero), "=@ccp"(parity), "=@ccc"(carry)   \
                                  : "x"(one), "x"(other)))                           \
         FIELD(uint64_t, env, ENV_CC_SRC) = zero << 6 | parity << 2 | carry;         \
-    }
-
-#define FROM_INTEGER(name, instruction, type)                                               \
-    static void rem_##name(void *env, void *d, type value)                                  \
-    {                                                                                       \
-        __m128 before = LOAD(d), result;                                                    \
-        COMPUTE(result = before;                                                            \
-                __asm__ volatile(instruction " %1, %0" : "+x"(result) : "r"(value)))        \
-        STORE(d, result);                                                                   \
     }
 
 #define TO_INTEGER(name, instruction, type)                                                     \
@@ -130,8 +137,7 @@ static inline bool is_noted(uint32_t guest)
     X(cvtps2dq) X(cvtpd2dq) X(cvttps2dq) X(cvttpd2dq)
 #define COMPARISONS(X) X(ucomiss) X(ucomisd) X(comiss) X(comisd)
 
-#define DEFINE_OPERATION(name) OPERATION(name, #name)
-OPERATIONS(DEFINE_OPERATION)
+OPERATIONS(OPERATION)
 COMPARISONS(COMPARISON)
 FROM_INTEGER(cvtsi2ss, "cvtsi2ssl", uint32_t)
 FROM_INTEGER(cvtsi2sd, "cvtsi2sdl", uint32_t)
@@ -148,7 +154,7 @@ TO_INTEGER(cvttsd2sq, "cvttsd2si", int64_t)
 
 /* SSE3 and SSE4.1: for hosts that have them. */
 #define LATER_OPERATIONS(X) X(addsubps) X(addsubpd) X(haddps) X(haddpd) X(hsubps) X(hsubpd)
-LATER_OPERATIONS(DEFINE_OPERATION)
+LATER_OPERATIONS(OPERATION)
 
 /* The rounding is in the instruction. */
 #define WITH_CONTROL(name, n)                                                                            \
@@ -156,16 +162,13 @@ LATER_OPERATIONS(DEFINE_OPERATION)
 #define ROUNDING(name)                                                                                   \
     static void rem_##name##_xmm(void *env, void *d, const void *s, uint32_t control)                    \
     {                                                                                                    \
-        __m128 result = LOAD(d), operand = LOAD(s);                                                      \
-        uint32_t guest = FIELD(uint32_t, env, ENV_MXCSR);                                                \
-        begin(guest);                                                                                    \
-        switch (control & 15) {                                                                          \
+        __m128 before = LOAD(d), operand = LOAD(s), result;                                              \
+        COMPUTE(result = before; switch (control & 15) {                                                 \
             WITH_CONTROL(name, 0) WITH_CONTROL(name, 1) WITH_CONTROL(name, 2) WITH_CONTROL(name, 3)      \
             WITH_CONTROL(name, 4) WITH_CONTROL(name, 5) WITH_CONTROL(name, 6) WITH_CONTROL(name, 7)      \
             WITH_CONTROL(name, 8) WITH_CONTROL(name, 9) WITH_CONTROL(name, 10) WITH_CONTROL(name, 11)    \
             WITH_CONTROL(name, 12) WITH_CONTROL(name, 13) WITH_CONTROL(name, 14) WITH_CONTROL(name, 15)  \
-        }                                                                                                \
-        end(env, guest, HERE);                                                                           \
+        })                                                                                               \
         STORE(d, result);                                                                                \
     }
 
