@@ -161,14 +161,15 @@ ACTIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 """For the conformance kit: what front ends do, well and badly."""
 
 
-def miscounted(driver: KeyboardQueue, bench: Any) -> str | None:
-    """An invariant for the conformance kit, when nothing is on its way to the EMT."""
+def miscounted(driver: Any, bench: Any) -> str | None:
+    """A property for the conformance kit, of the mouse's queue as well: when nothing is on its way to the
+    EMT, what is pending is what waits."""
     waiting = len(driver._waiting)
     return None if driver.pending == waiting else f"{driver.pending} are pending and {waiting} wait"
 
 
 def crowded(driver: Any, bench: Any) -> str | None:
-    """Another: `queue_size` holds."""
+    """A property for the conformance kit, of the mouse's queue as well: no more waits than `queue_size`."""
     size = driver.config.queue_size
     return None if driver.pending <= size else f"{driver.pending} wait where {size} may"
 

@@ -11,12 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 from attrs import frozen
 
 from vbox_pdm import Driver, DriverType, Mouse, MouseAbove, PdmError, hookimpl, key
+from vbox_plugin_host.keyboard_queue import crowded, miscounted
 
 if TYPE_CHECKING:
     from vbox_pdm.testing.conformance import Setup
@@ -172,16 +173,6 @@ def vbox_register_drivers(register: Callable[[DriverType], None]) -> None:
     )
 
 
-def _miscounted(driver: MouseQueue, bench: Any) -> str | None:
-    waiting = len(driver._waiting)
-    return None if driver.pending == waiting else f"{driver.pending} are pending and {waiting} wait"
-
-
-def _crowded(driver: MouseQueue, bench: Any) -> str | None:
-    size = driver.config.queue_size
-    return None if driver.pending <= size else f"{driver.pending} wait where {size} may"
-
-
 @hookimpl
 def vbox_conformance_setup(name: str, folder: Path) -> Setup:
     """For the conformance kit: what front ends do, well and badly; it is not there after a load."""
@@ -199,7 +190,7 @@ def vbox_conformance_setup(name: str, folder: Path) -> Setup:
             ("click", (4,)),
         ),
         invariants={
-            "what is pending is what waits for the mouse": _miscounted,
-            "no more waits than there is room for": _crowded,
+            "what is pending is what waits for the mouse": miscounted,
+            "no more waits than there is room for": crowded,
         },
     )

@@ -83,7 +83,8 @@ class MediaOracle:
                 raise Violation("requests", f"{ask} was completed {count} times")
             if alone and number == self.submitted and request.error is None and self.refused() > refused:
                 raise Violation("errors", f"{ask} ended well, and a request below for it ended with an error")
-            same = info is not None and below.media_info() == info  # another one may have come meanwhile
+            # Another medium may have come meanwhile: then nothing is known of what the request ended on.
+            same = request.error is None and below.media_info() == info
             self._ended(ask, request, bytes(data), info if same else None, number, edges)
 
         forgets = MediaOp.DISCARD if ask.op is MediaOp.DISCARD else None

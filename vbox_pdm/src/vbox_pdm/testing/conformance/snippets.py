@@ -20,7 +20,7 @@ def snippet(subject: Subject, config: Mapping[str, object], log: Sequence[tuple[
         if names:
             lines.append(f"from vbox_pdm.testing.conformance.neighbours import {', '.join(names)}")
     if "stand.drive" in text:
-        lines.append("from vbox_pdm.testing.conformance.rig import STAND")
+        lines.append("from vbox_pdm.testing.conformance.stand import STAND")
     if "DriveReset." in text:
         lines.append("from vbox_pdm.drive import DriveReset")
     if "media.submit" in text or "drive.submit" in text:
