@@ -32,9 +32,9 @@ def main() -> int:
         bench.plugin(stdio)
         line: Line = bench.add(LINE, lun0=("stdio", {"escape": sys.argv[1]}))
         bench.power_on()
-        line.send(b"pid %d " % os.getpid() if os.isatty(0) else b"")
-        line.send(b"ready\r\n")
-        try:
+        try:  # a signal may come as soon as somebody reads that we are ready
+            line.send(b"pid %d " % os.getpid() if os.isatty(0) else b"")
+            line.send(b"ready\r\n")
             while bench.exit_code is None:
                 bench.wait(lambda: line.taken or bench.exit_code is not None, 60)
                 data, line.taken = bytes(line.taken), bytearray()

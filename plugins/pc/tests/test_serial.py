@@ -614,9 +614,13 @@ class Model:
             self.mask = 0xFF >> (3 - (value & 3))
             if broken and self.mcr & 0x10:
                 self.arrive(0, BI)
+            if value & 0x40:  # nobody is asked any more who could refuse
+                self.drain()
         elif register == 4:
             self.mcr = value & 0x1F
             self.lines()
+            if value & 0x10:
+                self.drain()
         elif register == 7:
             self.scr = value
 

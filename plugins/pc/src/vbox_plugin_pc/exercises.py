@@ -93,8 +93,8 @@ def noon(device: Any, bench: Any) -> str | None:
 
 def count_of_one(device: Any, bench: Any) -> str | None:
     """A rate generator that divides by 1, which the data sheet forbids, costs nobody anything."""
-    for port, value in ((0x43, 0x34), (0x40, 1), (0x40, 0)):
-        bench.port_write(port, 1, value)
+    for offset, value in ((3, 0x34), (0, 1), (0, 0)):
+        bench.port_write(device.config.base + offset, 1, value)
     bench.advance(100 * MILLISECOND)
     return None
 
@@ -133,7 +133,10 @@ def fifo_of_16(device: Any, bench: Any) -> str | None:
     base = device.config.io_base
     for offset, value in ((3, 0x83), (0, 1), (1, 0), (3, 3), (1, 0), (4, 0x10), (2, 0xC7)):
         bench.port_write(base + offset, 1, value)
-    bench.advance(10 * MILLISECOND)  # what was on its way is there
+    for _ in range(10):  # what was on its way goes at the rate of its beginning: 6 seconds at the slowest
+        if bench.port_read(base + 5, 1) & 0x40:
+            break
+        bench.advance(1000 * MILLISECOND)
     bench.port_write(base + 2, 1, 0xC7)
     bench.port_read(base + 5, 1)
     status = 0
