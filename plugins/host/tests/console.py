@@ -21,22 +21,43 @@ class Stop(Exception):
     """What SIGTERM becomes, as in a front end."""
 
 
-def on_signal(number: int, frame: object) -> None:
-    raise Stop(number)
+class Signals:
+    """Turns signals into exceptions, which come out of `wait` alone: elsewhere one would leave the line
+    with its work half done, a row handed over but still on its list, to be sent twice."""
+
+    def __init__(self) -> None:
+        self.came: BaseException | None = None
+        self.waiting = False
+        exceptions = {signal.SIGTERM: Stop, signal.SIGHUP: Stop, signal.SIGINT: KeyboardInterrupt}
+        for number, error in exceptions.items():
+            signal.signal(number, lambda number, frame, error=error: self.take(error(number)))
+
+    def take(self, error: BaseException) -> None:
+        self.came = error
+        if self.waiting:
+            raise error
+
+    def wait(self, bench: Bench, line: Line) -> None:
+        self.waiting = True
+        try:
+            if self.came is not None:
+                raise self.came
+            bench.wait(lambda: line.taken or bench.exit_code is not None, 60)
+        finally:
+            self.waiting = False
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGHUP, on_signal)
+    signals = Signals()
     with Bench() as bench:
         bench.plugin(stdio)
         line: Line = bench.add(LINE, lun0=("stdio", {"escape": sys.argv[1]}))
         bench.power_on()
-        try:  # a signal may come as soon as somebody reads that we are ready
+        try:
             line.send(b"pid %d " % os.getpid() if os.isatty(0) else b"")
             line.send(b"ready\r\n")
             while bench.exit_code is None:
-                bench.wait(lambda: line.taken or bench.exit_code is not None, 60)
+                signals.wait(bench, line)
                 data, line.taken = bytes(line.taken), bytearray()
                 act(bench, line, data)
         except (Stop, KeyboardInterrupt) as error:
