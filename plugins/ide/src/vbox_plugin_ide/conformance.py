@@ -7,6 +7,7 @@ from typing import Any
 
 from vbox_pdm import Direction, ata
 from vbox_pdm.testing.conformance import Setup
+from vbox_plugin_ide.exercises import BOTH, EXERCISES, MASTER
 from vbox_plugin_ide.piix3ide import Piix3Ide
 from vbox_plugin_ide.registers import (
     BM_INTERRUPT,
@@ -15,7 +16,6 @@ from vbox_plugin_ide.registers import (
     BSY,
     COMMAND,
     COUNT,
-    DECODE_ENABLE,
     DEVICE,
     DRQ,
     IDETIM,
@@ -24,8 +24,7 @@ from vbox_plugin_ide.registers import (
 )
 from vbox_plugin_ide.saved import Recovery, Stage
 
-_BOTH = DECODE_ENABLE << 16 | DECODE_ENABLE
-_TABLE, _MEMORY, _MASTER = 0x1000, 0x8000, 0xC000
+_TABLE, _MEMORY = 0x1000, 0x8000
 _DESCRIPTORS = struct.pack("<IIII", _MEMORY, 512, _MEMORY + 1024, 512 | 1 << 31)
 
 
@@ -34,21 +33,21 @@ def setup() -> Setup:
     ready but that the function may be bus master, with a table that ends before the command does; on the
     second it is in the middle of reading by PIO, and has seen the interrupt at the bus master alone."""
     return Setup(
-        firmware=((IDETIM, 4, _BOTH),),
+        firmware=((IDETIM, 4, BOTH),),
         prepare=(
             ("memory_write", _TABLE, _DESCRIPTORS),
-            ("pci_write", 1, 1, 0x20, 4, _MASTER),
-            ("pci_write", 1, 1, IDETIM, 4, _BOTH),
+            ("pci_write", 1, 1, 0x20, 4, MASTER),
+            ("pci_write", 1, 1, IDETIM, 4, BOTH),
             ("pci_write", 1, 1, PCICMD, 2, 1),
-            ("port_write", _MASTER + 4, 4, _TABLE),
+            ("port_write", MASTER + 4, 4, _TABLE),
             ("port_write", 0x1F0 + DEVICE, 1, 0xE0),
             ("port_write", 0x1F0 + COUNT, 1, 4),
             ("port_write", 0x1F0 + COMMAND, 1, int(ata.Command.READ_DMA)),
-            ("port_write", _MASTER, 1, BM_START | BM_TO_MEMORY),
+            ("port_write", MASTER, 1, BM_START | BM_TO_MEMORY),
             ("port_write", 0x170 + DEVICE, 1, 0xE0),
             ("port_write", 0x170 + COUNT, 1, 4),
             ("port_write", 0x170 + COMMAND, 1, int(ata.Command.READ_SECTORS)),
-            ("port_write", _MASTER + 10, 1, BM_INTERRUPT),
+            ("port_write", MASTER + 10, 1, BM_INTERRUPT),
         ),
         invariants={
             "a line follows the selected device and nIEN": _wrong_line,
@@ -57,6 +56,7 @@ def setup() -> Setup:
             "a command is of the selected device, and takes the interrupt back": _wrong_device,
             "a request is with a drive that is there": _wrong_drive,
         },
+        exercises=EXERCISES,
     )
 
 

@@ -226,7 +226,10 @@ def i8237() -> dict[str, Any]:
             (0xC6, 0x3F), (0xC6, 0x00), (0x8B, 0x00), (0xD4, 0x01),
         ),
         "invariants": {"registers have their width": true(fit)},
-        "exercises": {"address and count of channel 1 read as written": exercises.byte_order},
+        "exercises": {
+            "address and count of channel 1 read as written": exercises.byte_order,
+            "a block over the end of 64 KiB": exercises.block_over_the_end,
+        },
     }  # fmt: skip
 
 

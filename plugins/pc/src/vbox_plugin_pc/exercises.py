@@ -113,6 +113,22 @@ def byte_order(device: Any, bench: Any) -> str | None:
     return None if found == [0x34, 0x12, 0x78, 0x56] else f"{bytes(found).hex(' ')} are read"
 
 
+def block_over_the_end(device: Any, bench: Any) -> str | None:
+    """A block of 16 bytes that reaches the end of its 64 KiB goes on at their beginning, and ends there."""
+    first, page = 0xFFF8, 0x2_0000
+    bench.memory_write(page, bytes(16))
+    bench.memory_write(page + first, bytes(16))
+    clear = ((0x0D, 0), (0xDA, 0))
+    block = ((0x0B, 0x85), (0x83, page >> 16), (2, first & 0xFF), (2, first >> 8), (3, 15), (3, 0))
+    cascade, request = ((0xD6, 0xC0), (0xD4, 0x00)), (0x09, 0x05)
+    for port, value in (*clear, *block, *cascade, request):
+        bench.port_write(port, 1, value)
+    bench.advance(10 * MILLISECOND)
+    high, low = bench.memory_read(page + first, 16), bench.memory_read(page, 16)
+    right = b"\1" * 8 + bytes(8)
+    return None if high == low == right else f"there is {high.hex()}, and at the beginning {low.hex()}"
+
+
 # --- serial
 
 

@@ -12,7 +12,7 @@ from vbox_pdm.pci import PciIdentity
 class Stand(Device[None]):
     """The rest of the machine: somebody else who drives interrupt lines, and takes DMA channels.
 
-    A transfer moves `chunk` bytes at a time, or to the end of the block."""
+    A transfer moves `chunk` bytes at a time, or to the end of the block, where it has two more than fit."""
 
     def pdm_construct(self) -> None:
         self.chunk = 1
@@ -30,7 +30,8 @@ class Stand(Device[None]):
         def move(position: int, length: int) -> int:
             channel, end = self.channels[number], min(length, position + self.chunk)
             if channel.mode() & 0x0C == 0x04:
-                channel.write_memory(position, bytes([number]) * (end - position))
+                more = 2 if end == length else 0
+                channel.write_memory(position, bytes([number]) * (end - position + more))
             else:
                 channel.read_memory(position, end - position)
             return end
