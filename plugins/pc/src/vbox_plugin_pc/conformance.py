@@ -204,7 +204,10 @@ def pckbd() -> dict[str, Any]:
             ),
             "a packet has at most 4 bytes": true(lambda device: len(device.mouse.packet) <= 4),
         },
-        "exercises": {"a driver finds a mouse with a wheel": exercises.mouse_is_found},
+        "exercises": {
+            "a driver finds a mouse with a wheel": exercises.mouse_is_found,
+            "a mouse that was refused hears of room": exercises.refused_mouse_hears,
+        },
     }  # fmt: skip
 
 

@@ -171,13 +171,35 @@ def fifo_of_16(device: Any, bench: Any) -> str | None:
 # --- keyboard controller
 
 
+def _mouse_alone(bench: Any) -> None:
+    """The keyboard is off, the mouse on; there are no interrupts and no translation."""
+    for port, value in ((0x64, 0x60), (0x60, 0x20), (0x64, 0xAD), (0x64, 0xA8)):
+        bench.port_write(port, 1, value)
+    _drain(bench)
+
+
+def refused_mouse_hears(device: Any, bench: Any) -> str | None:
+    """A source of motion that is refused is told when a guest has read what was there."""
+    source = bench.link(device, 1).lower
+    if source is None:
+        return None
+    _mouse_alone(bench)
+    _mouse_answers(bench, 0xFF)
+    _mouse_answers(bench, 0xF4)  # what moves from now on is reported
+    taken = 0
+    while device.mouse.mouse_event(1, 0, 0, 0, taken & 1):
+        taken += 1
+        if taken > 4096:
+            return "it never refuses"
+    before = len(source.trace)
+    _drain(bench, 20)  # it samples 100 times a second
+    heard = ("mouse_ready",) in source.trace[before:]
+    return None if heard else f"it took {taken} events, and does not say that there is room again"
+
+
 def mouse_is_found(device: Any, bench: Any) -> str | None:
     """A driver resets a mouse, finds that it refuses an odd rate, and turns its wheel on."""
-    bench.port_write(0x64, 1, 0x60)
-    bench.port_write(0x60, 1, 0x20)  # keyboard on, mouse off, no interrupts, no translation
-    bench.port_write(0x64, 1, 0xAD)
-    bench.port_write(0x64, 1, 0xA8)
-    _drain(bench)
+    _mouse_alone(bench)
     talk = [((0xFF,), "fa aa 00"), ((0xF3, 0), "fa fe"), ((0xF5,), "fa")]
     talk += [((0xF3, rate), "fa fa") for rate in (200, 100, 80)]
     for sent, right in [*talk, ((0xF2,), "fa 03")]:
@@ -193,10 +215,10 @@ def _mouse_answers(bench: Any, byte: int) -> bytes:
     return _drain(bench)
 
 
-def _drain(bench: Any) -> bytes:
-    """All that comes from the controller until it has been silent for a while."""
+def _drain(bench: Any, quiet: int = _ANSWER_TIME) -> bytes:
+    """All that comes from the controller until it has been `quiet` for so many milliseconds."""
     found, silent = bytearray(), 0
-    while silent < _ANSWER_TIME and len(found) < 256:
+    while silent < quiet and len(found) < 256:
         if bench.port_read(0x64, 1) & 1:
             found.append(bench.port_read(0x60, 1))
             silent = 0

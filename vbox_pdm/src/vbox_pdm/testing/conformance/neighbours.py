@@ -41,8 +41,9 @@ def medium(length: int = MEDIUM, seed: int = 1) -> bytes:
 
 
 class Stream(FakeStream):
-    """A line that accepts all, nothing, one character at a time, or takes its time: what it refuses in a
-    step it accepts at the end of it, one character first."""
+    """A line that accepts all, nothing, one character at a time, or takes its time: then it refuses, has
+    room again when it is asked next, and says so at the end of the step, where it takes one character
+    first."""
 
     moods = ("accepts all", "accepts nothing", "accepts one", "takes its time")
 
@@ -51,6 +52,8 @@ class Stream(FakeStream):
         self.slow = False
         self.rest = b""
         """Of what was offered last, what was not accepted."""
+        self.owes = False
+        """Whether somebody who was refused waits to hear of room."""
 
     def mood(self, name: str) -> None:
         """Change it."""
@@ -58,27 +61,37 @@ class Stream(FakeStream):
         self.slow = name == "takes its time"
         if self.slow:
             self.accept = 0
-        self.rest = b""  # of what was refused before the guest may have taken something back
+        self.rest, self.owes = b"", False  # what was refused before, the guest may have taken back
 
     def char_send(self, data: bytes) -> int:
+        if self.slow and self.rest and data:
+            self._expect(bytes(data), self.rest[: len(data)])
+            self._accept = None  # and nobody was told yet
         taken = super().char_send(data)
         self.rest = bytes(data[taken:])
+        self.owes = self.owes or bool(self.rest)
+        if self.slow:
+            self._accept = 0
         return taken
 
     def relent(self, *, alone: bool) -> None:
         """The end of a step.  Violation unless what was refused comes again; `alone`: nothing in the step
         can have taken it back."""
-        if not self.slow or not self.rest:
+        if not self.slow or not self.owes:
             return
+        self.owes, self._refused = False, True
         self._take(1, self.rest[:1] if alone else b"")
         if self.rest:
             self._take(None, self.rest)
-        self.accept = 0
+        self._accept, self.owes = 0, False
 
     def _take(self, more: int | None, expected: bytes) -> None:
-        before, self.rest = len(self.sent), b""
+        before, self.rest, self.slow = len(self.sent), b"", False
         self.accept = more
-        came = bytes(self.sent[before:])
+        self.slow = True
+        self._expect(bytes(self.sent[before:]), expected)
+
+    def _expect(self, came: bytes, expected: bytes) -> None:
         if not came.startswith(expected):
             raise Violation("carried", f"a stream refused {expected!r}, and was given {came!r} instead")
 

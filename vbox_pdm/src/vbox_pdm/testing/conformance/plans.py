@@ -40,6 +40,7 @@ from vbox_pdm.testing.conformance.steps import (
     Step,
     StringAccess,
     Up,
+    counting,
 )
 from vbox_pdm.testing.conformance.traffic import calls, drive_asks
 from vbox_pdm.testing.conformance.watched_host import Watched
@@ -211,7 +212,7 @@ def _strings(number: int, watched: Watched, *, blocks: bool) -> Plan:
         count = chance.choice(long) if chance.random() < often else chance.randint(1, 8)
         if chance.random() < 0.5:
             return StringAccess(number, offset, size, count)
-        return StringAccess(number, offset, size, data=bytes([chance.getrandbits(8)]) * (size * count))
+        return StringAccess(number, offset, size, data=counting(chance.getrandbits(8), size * count))
 
     return plan
 

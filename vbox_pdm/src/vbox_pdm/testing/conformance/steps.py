@@ -99,6 +99,11 @@ class Flip:
         return f"bench.{kind}_write({address:#x}, {self.size}, {read} ^ {self.bits:#x})"
 
 
+def counting(first: int, length: int) -> bytes:
+    """Bytes that differ from their neighbours, so that none can be taken for another."""
+    return bytes((first + at) & 0xFF for at in range(length))
+
+
 @frozen
 class StringAccess:
     """REP INS of `count` items, or REP OUTS of `data`."""
@@ -129,7 +134,9 @@ class StringAccess:
             return ""
         if self.data is None:
             return f"bench.port_read_string({address:#x}, {self.size}, {self.count})"
-        data = f"bytes([{self.data[0]}]) * {len(self.data)}" if self.data else "b''"
+        data = repr(self.data)
+        if len(self.data) > 8 and self.data == counting(self.data[0], len(self.data)):
+            data = f"bytes(({self.data[0]} + at) % 256 for at in range({len(self.data)}))"
         return f"bench.port_write_string({address:#x}, {self.size}, {data})"
 
 
