@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vbox_pdm.testing.conformance import Setup
 
@@ -39,7 +40,18 @@ def cd() -> Setup:
         "revision": ("", "12345", "1234"),
     }
     bad = ({"vendor_id": "VENDORS 9"}, {"product_id": "\x7f"}, {"revision": "12345"})
-    return Setup(keys={**_NAMES, **inquiry}, refuses=(*_BAD_NAMES, *bad))
+    return Setup(
+        keys={**_NAMES, **inquiry},
+        refuses=(*_BAD_NAMES, *bad),
+        invariants={"the disc is locked in while the guest wants it so": _wrong_lock},
+    )
+
+
+def _wrong_lock(drive: Any, bench: Any) -> str | None:
+    tray = bench.link(drive, 0).lower
+    if tray is None or tray.locked == drive.unit.locked:
+        return None
+    return f"the unit has {drive.unit.locked}, the tray {tray.locked}"
 
 
 def image(folder: Path) -> Setup:
