@@ -232,6 +232,7 @@ def i8237() -> dict[str, Any]:
         "exercises": {
             "address and count of channel 1 read as written": exercises.byte_order,
             "a block over the end of 64 KiB": exercises.block_over_the_end,
+            "memory is copied": exercises.memory_to_memory,
         },
     }  # fmt: skip
 

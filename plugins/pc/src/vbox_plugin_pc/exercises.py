@@ -129,6 +129,22 @@ def block_over_the_end(device: Any, bench: Any) -> str | None:
     return None if high == low == right else f"there is {high.hex()}, and at the beginning {low.hex()}"
 
 
+def memory_to_memory(device: Any, bench: Any) -> str | None:
+    """Channels 0 and 1 copy 4 bytes; the last one stays in the temporary register."""
+    page, text = 0x2_0000, b"\x11\x22\x33\x44"
+    bench.memory_write(page + 0x100, text + bytes(0xFC) + bytes(8))
+    source = ((0x0B, 0x88), (0x87, page >> 16), (0, 0x00), (0, 0x01), (1, 3), (1, 0))
+    target = ((0x0B, 0x85), (0x83, page >> 16), (2, 0x00), (2, 0x02), (3, 3), (3, 0))
+    request = ((0xD6, 0xC0), (0xD4, 0x00), (0x08, 0x01), (0x09, 0x04))
+    for port, value in ((0x0D, 0), (0xDA, 0), *source, *target, *request):
+        bench.port_write(port, 1, value)
+    bench.advance(10 * MILLISECOND)
+    copied = bench.memory_read(page + 0x200, 8)
+    shown = [bench.port_read(0x0D, 1) for _ in range(2)]
+    right = copied == text + bytes(4) and shown == [0x44, 0x44]
+    return None if right else f"{copied.hex(' ')} arrives, {bytes(shown).hex(' ')} stays"
+
+
 # --- serial
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from vbox_pdm.device import Device, DeviceType
 from vbox_pdm.helpers import DmaChannel
 from vbox_pdm.pci import PciIdentity
+from vbox_pdm.testing.conformance.violations import Violation
 
 
 class Stand(Device[None]):
@@ -28,6 +29,8 @@ class Stand(Device[None]):
 
     def _mover(self, number: int) -> Callable[[int, int], int]:
         def move(position: int, length: int) -> int:
+            if not 0 <= position < length:
+                raise Violation("layer", f"a device with DMA is to go on at {position} of {length} bytes")
             channel, end = self.channels[number], min(length, position + self.chunk)
             if channel.mode() & 0x0C == 0x04:
                 more = 2 if end == length else 0
