@@ -20,6 +20,7 @@ from mutants.mutant import ROOT, Mutant, read_source
 
 GROUP = "vbox.plugins"
 _PLACES = ("plugins", "examples")
+_FOR_THE_KIT = ("conformance", "exercises")
 _COMPILED = shutil.ignore_patterns("__pycache__")
 CONTRACT = Path("vbox_pdm", "src")
 
@@ -72,8 +73,11 @@ def distributions(root: Path = ROOT) -> list[Distribution]:
 
 
 def types_by_module(distribution: Distribution) -> dict[str, tuple[str, ...]]:
-    """The types whose modules import a module, directly or not; modules of no type are left out."""
-    modules = distribution.modules()
+    """The types whose modules import a module, directly or not; modules of no type are left out, and so
+    is what a package tells the kit."""
+    modules = {
+        name: path for name, path in distribution.modules().items() if path.stem not in _FOR_THE_KIT
+    }
     imports = {name: _imports(path, modules) for name, path in modules.items()}
     found: dict[str, list[str]] = {}
     for type_name, module in sorted(distribution.types.items()):
