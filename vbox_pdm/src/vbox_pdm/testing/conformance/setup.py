@@ -41,6 +41,7 @@ class Setup:
     functions of the object and the bench, asked after each step, that answer None or what is wrong.
     `exercises` must work whatever happened before: functions of the same kind that drive the device by
     the bench as a guest's driver does, from its initialisation on, and answer what did not come out.
+    The kit's neighbours work meanwhile: drives answer at once, with bytes that count up.
     `far_end` is the other end of a driver of characters: what it accepted must be there, or an error told;
     there is one such end, so that two runs are not compared.
     `live`: what it does depends on the host (a socket, a terminal), so that two runs are not compared.
