@@ -75,9 +75,7 @@ def distributions(root: Path = ROOT) -> list[Distribution]:
 def types_by_module(distribution: Distribution) -> dict[str, tuple[str, ...]]:
     """The types whose modules import a module, directly or not; modules of no type are left out, and so
     is what a package tells the kit."""
-    modules = {
-        name: path for name, path in distribution.modules().items() if path.stem not in _FOR_THE_KIT
-    }
+    modules = {name: path for name, path in distribution.modules().items() if path.stem not in _FOR_THE_KIT}
     imports = {name: _imports(path, modules) for name, path in modules.items()}
     found: dict[str, list[str]] = {}
     for type_name, module in sorted(distribution.types.items()):

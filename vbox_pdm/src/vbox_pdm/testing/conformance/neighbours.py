@@ -52,6 +52,8 @@ class Stream(FakeStream):
         self.slow = False
         self.rest = b""
         """Of what was offered last, what was not accepted."""
+        self.relents = False
+        """Whether somebody calls `relent` at the end of a step."""
         self.owes = False
         """Whether somebody who was refused waits to hear of room."""
 
@@ -64,7 +66,7 @@ class Stream(FakeStream):
         self.rest, self.owes = b"", False  # what was refused before, the guest may have taken back
 
     def char_send(self, data: bytes) -> int:
-        if self.slow and self.rest and data:
+        if self.slow and self.relents and self.rest and data:
             self._expect(bytes(data), self.rest[: len(data)])
             self._accept = None  # and nobody was told yet
         taken = super().char_send(data)
@@ -93,7 +95,9 @@ class Stream(FakeStream):
 
     def _expect(self, came: bytes, expected: bytes) -> None:
         if not came.startswith(expected):
-            raise Violation("carried", f"a stream refused {expected!r}, and was given {came!r} instead")
+            raise Violation(
+                "carried", f"a stream refused {expected!r:.80}, and was given {came!r:.80} instead"
+            )
 
     def calm(self) -> None:
         """Nothing is ever under way."""

@@ -211,6 +211,8 @@ class Rig:
         made = neighbours.below(layer, self.trace)
         if isinstance(made, neighbours.Disk):
             made.strict = not self.subject.is_filter
+        elif isinstance(made, neighbours.Stream):
+            made.relents = not self.subject.is_driver
         return made
 
     def _follow(self, model: Rig | None) -> None:
