@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -503,6 +505,23 @@ def test_driver_stands_between_two_fakes() -> None:
         assert above.calls == [("char_received", (b"uupper",))]
         assert below.above.char_room() == 0  # the filter does not pass it on
         assert driver.instance == 0
+
+
+def test_bench_with_a_driver_that_ended_is_freed() -> None:
+    with Bench() as bench:
+        bench.add_driver(UPPER, above=fake_above(CharStream), below=fake(CharStream))
+        bench.save()
+    gone = weakref.ref(bench)
+    del bench
+
+    gc.collect()
+
+    assert gone() is None  # nothing remembers it by a class that was made for it
+
+
+def test_fakes_of_a_layer_are_of_one_class() -> None:
+    assert type(fake(CharStream)) is type(fake(CharStream))
+    assert type(fake_above(CharStream)) is type(fake_above(CharStream)) is not type(fake(CharStream))
 
 
 class Reader(Driver[None]):

@@ -7,6 +7,7 @@ import enum
 import functools
 import inspect
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import pluggy
@@ -84,20 +85,19 @@ class Instance:
 
     def state_class(self) -> builtins.type[State] | None:
         """The State class that `pdm_save` is annotated with; None when it saves nothing."""
-        return _state_class(type(self.object))  # type: ignore[arg-type]  # mypy: a class is hashable
+        method = getattr(type(self.object), "pdm_save", None)
+        return None if method is None else _state_class(method)
 
 
 @functools.cache
-def _state_class(owner: builtins.type[Any]) -> builtins.type[State] | None:
-    method = getattr(owner, "pdm_save", None)
-    if method is None:
-        return None
+def _state_class(method: Callable[..., Any]) -> builtins.type[State]:
+    """By method and not by class: classes that are made for one machine must not stay."""
     hint = typing.get_type_hints(method).get("return")
     for part in (*typing.get_args(hint), hint):
         if inspect.isclass(part) and issubclass(part, State):
             return part
     raise RegistrationError(
         "VERR_PDM_INVALID_DEVICE_REGISTRATION",
-        f"{owner.__name__}.pdm_save does not say which State it returns",
+        f"{method.__qualname__} does not say which State it returns",
         "Annotate it: def pdm_save(self) -> MyState",
     )

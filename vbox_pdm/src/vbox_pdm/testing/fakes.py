@@ -287,15 +287,19 @@ class Recorder(Fake):
 
 def fake(layer: Layer[Any, Any]) -> Any:
     """A Recorder to stand below a LUN, or below a driver, of any layer."""
-    return _recorder(layer, layer.below)
+    made: Recorder = _recorder(layer, above=False)()
+    return made
 
 
 def fake_above(layer: Layer[Any, Any]) -> Any:
     """A Recorder to stand above a driver."""
-    return _recorder(layer, layer.above)
+    made: Recorder = _recorder(layer, above=True)()
+    return made
 
 
-def _recorder(layer: Layer[Any, Any], protocol: type[Any]) -> Recorder:
+@functools.cache
+def _recorder(layer: Layer[Any, Any], *, above: bool) -> type[Recorder]:
+    protocol = layer.above if above else layer.below
     members: dict[str, Any] = {"layer": layer}
     for base in reversed(protocol.__mro__):
         if base in (object, End) or not getattr(base, "_is_protocol", False):
@@ -303,8 +307,7 @@ def _recorder(layer: Layer[Any, Any], protocol: type[Any]) -> Recorder:
         for name, member in vars(base).items():
             if inspect.isfunction(member) and not name.startswith("_"):
                 members[name] = _recording(name, member)
-    made: Recorder = type(f"Fake{layer.name}", (Recorder,), members)()
-    return made
+    return type(f"Fake{layer.name}", (Recorder,), members)
 
 
 def _recording(name: str, spec: Callable[..., Any]) -> Callable[..., Any]:

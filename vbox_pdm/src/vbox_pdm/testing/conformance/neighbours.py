@@ -290,20 +290,25 @@ def _upper_mood(neighbour: Any, name: str) -> None:
 
 def recorded(neighbour: Any, protocol: type[Any], trace: list[Any]) -> Any:
     """`neighbour`, whose methods of `protocol` from now on tell `trace` what they were given."""
-    members = {}
-    for base in protocol.__mro__:
-        if base in (object, End) or not getattr(base, "_is_protocol", False):
-            continue
-        for name, member in vars(base).items():
-            own = getattr(type(neighbour), name, None)
-            if inspect.isfunction(member) and not name.startswith("_") and own is not None:
-                members[name] = _recording(name, own)
-    neighbour.__class__ = type(f"Recorded{type(neighbour).__name__}", (type(neighbour),), members)
+    neighbour.__class__ = _recorded(type(neighbour), protocol)  # type: ignore[arg-type]  # a class is hashable
     neighbour.trace = trace
     neighbour.told = None
     neighbour.thread = threading.get_ident()
     neighbour.eager = False
     return neighbour
+
+
+@functools.cache
+def _recorded(kind: type[Any], protocol: type[Any]) -> type[Any]:
+    members = {}
+    for base in protocol.__mro__:
+        if base in (object, End) or not getattr(base, "_is_protocol", False):
+            continue
+        for name, member in vars(base).items():
+            own = getattr(kind, name, None)
+            if inspect.isfunction(member) and not name.startswith("_") and own is not None:
+                members[name] = _recording(name, own)
+    return type(f"Recorded{kind.__name__}", (kind,), members)
 
 
 def _recording(name: str, own: Callable[..., Any]) -> Callable[..., Any]:

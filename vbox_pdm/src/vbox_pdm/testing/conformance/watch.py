@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import decimal
+import gc
 import io
 import locale
 import os
@@ -86,6 +87,8 @@ class Watch:
         """Raises Hang in the middle of what takes too long, Violation when it wrote to the terminal."""
         saved = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = self._output
+        collects = gc.isenabled()
+        gc.disable()  # what is raised in the middle of a collection is lost, and printed
         disarm = self._arm(what) if self._main else None
         try:
             yield
@@ -94,6 +97,8 @@ class Watch:
         finally:
             if disarm is not None:
                 disarm()
+            if collects:
+                gc.enable()
             sys.stdout, sys.stderr = saved
         for output in self._output:
             if output.text:
