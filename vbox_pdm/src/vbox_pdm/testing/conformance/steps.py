@@ -409,16 +409,19 @@ class Down:
     def _burst(self, rig: Rig, below: Any, burst: Burst) -> None:
         neighbour = rig.neighbours.get(0)
         moods = () if neighbour is None else neighbours.moods(neighbour)
-        identity = getattr(neighbour, "identity", "")
         if burst.mood in moods:
-            neighbours.set_mood(neighbour, burst.mood)
+            self._mood(rig, neighbour, burst.mood)
         for ask in burst.asks:
             oracle = rig.media if isinstance(ask, MediaAsk) else rig.drive
             rig.upper.traffic(lambda ask=ask, oracle=oracle: oracle.submit(below, ask))
             if burst.settled:
                 rig.calm()
         if burst.mood in moods:
-            neighbours.set_mood(neighbour, moods[0])
+            self._mood(rig, neighbour, moods[0])
+
+    def _mood(self, rig: Rig, neighbour: Any, name: str) -> None:
+        identity = getattr(neighbour, "identity", "")
+        neighbours.set_mood(neighbour, name)
         if identity != getattr(neighbour, "identity", ""):
             rig.forget_content()
 
