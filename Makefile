@@ -1,6 +1,7 @@
 # make demo        boots Debian's kernel to a shell on this terminal
 # make test        style, types and tests; up to 15 minutes on 2 cores
 # make mutants     plants faults in our devices and counts what the conformance kit finds; hours
+# make bench       measures ours beside its peers and writes docs/performance.md; an hour or more
 # make test-long   the tests that take longer than that
 # make venv        sets up .venv; the others do it by themselves
 # make clean       removes what was built; downloaded packages stay in .cache
@@ -24,7 +25,7 @@ SET_UP_BY := scripts/setup.sh requirements-dev.txt vbox_vmm/setup.py \
 
 empty :=
 space := $(empty) $(empty)
-export MYPYPATH := $(subst $(space),:,$(addsuffix /src,$(DISTRIBUTIONS) $(EXAMPLES)) scripts)
+export MYPYPATH := $(subst $(space),:,$(addsuffix /src,$(DISTRIBUTIONS) $(EXAMPLES)) scripts benchmarks)
 
 .PHONY: demo test test-long lint types core plugins-bench plugins-kernel conformance machines mutants bench venv clean
 
@@ -42,7 +43,7 @@ lint: venv
 
 types: venv
 	$(PYTHON_IN_VENV) -m mypy --strict $(addprefix -p ,$(PACKAGES)) -p mutants
-	$(PYTHON_IN_VENV) -m mypy --strict $(wildcard scripts/*.py)
+	$(PYTHON_IN_VENV) -m mypy --strict $(wildcard scripts/*.py) $(wildcard benchmarks/*.py)
 
 core: venv
 	$(PYTEST) -m "not long" vbox_pdm vbox_vmm

@@ -1,5 +1,6 @@
 /* Entry of the benchmark guests: a multiboot kernel that goes to flat 32-bit mode (MODE 0), 32-bit mode with
- * 4 KiB pages (1) or 64-bit mode with 2 MiB pages (2), turns SSE on, and calls run(command line).
+ * 4 KiB pages (1) or 64-bit mode with 2 MiB pages (2), turns SSE on, and calls run(command line).  It has a
+ * GDT of its own, since that of the loader may be gone.
  * Reference: Multiboot Specification 0.6.96, sections 3.1 to 3.3. */
 
 #define MAGIC 0x1BADB002
@@ -77,22 +78,28 @@ long_mode:
         mov %ebp, %edi
         call run
 #else
+        lgdt descriptor
+        ljmp $24, $protected_mode
+protected_mode:
+        mov $16, %eax
+        mov %eax, %ds
+        mov %eax, %es
+        mov %eax, %ss
         push %ebp
         call run
 #endif
 3:      hlt
         jmp 3b
 
-#if MODE == 2
         .align 8
-gdt:    .quad 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF
+gdt:    .quad 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF
 descriptor:
         .word . - gdt - 1
         .long gdt
-#endif
 
         .section .bss
         .align 4096
+        .globl directory
 directory: .skip 4096
 pointers:  .skip 4096
 tables:    .skip 16 * 4096

@@ -1,0 +1,174 @@
+/* Exits while our own workers are busy, and the way of an interrupt, which probe.py raises from outside.
+ * References: Programming Interface for Bus Master IDE Controller, revision 1.0 (registers, PRD). */
+#include "machine.h"
+
+enum {
+    COM2 = 0x2F8,
+    LINE_STATUS = COM1 + 5,
+    PROBE = 0x2C0,        /* out: when the handler began, low and high half of the TSC; in: ends the line */
+    PROBE_CONTROL = 0x2C8, /* out: begin; in: whether all is done */
+    PROBE_VECTOR = PIC_FIRST + 5,
+    AT_ONCE = 100,
+};
+
+enum { MASTER_COMMAND = 0, MASTER_STATUS = 2, MASTER_TABLE = 4, START_READ = 9, ACTIVE = 1, CLEAR = 6 };
+
+extern const char answer_probe[];
+
+static u8 buffers[2][0x10000] __attribute__((aligned(0x10000)));
+static struct {
+    u32 address, last_and_size;
+} table[2] __attribute__((aligned(16)));
+
+#ifdef __x86_64__
+#define PUSH "push %rax\npush %rdx\npush %rcx\n"
+#define POP "pop %rcx\npop %rdx\npop %rax\niretq\n"
+#else
+#define PUSH "push %eax\npush %edx\npush %ecx\n"
+#define POP "pop %ecx\npop %edx\npop %eax\niret\n"
+#endif
+__asm__("answer_probe: " PUSH
+        "rdtsc\n"
+        "mov %edx, %ecx\n"
+        "mov $0x2C0, %edx\n"
+        "out %eax, %dx\n"
+        "mov %ecx, %eax\n"
+        "mov $0x2C4, %edx\n"
+        "out %eax, %dx\n"
+        "in %dx, %al\n"
+        "incl interrupts\n"
+        "mov $0x20, %al\n"
+        "out %al, $0x20\n" POP);
+
+static u32 taken(int halted)
+{
+    volatile u32 spun = 0;
+    out8(PIC_MASK, (u8)~0x20);
+    out8(PROBE_CONTROL, (u8)halted);
+    while (!in8(PROBE_CONTROL)) {
+        u32 seen = interrupts;
+        if (halted) {
+            __asm__ volatile("sti; hlt; cli");
+        } else {
+            __asm__ volatile("sti");
+            while (interrupts == seen) {
+                spun++;
+            }
+            __asm__ volatile("cli");
+        }
+    }
+    out8(PIC_MASK, ALL_MASKED);
+    return interrupts;
+}
+
+static u32 busy(u32 rounds) { return taken((int)(rounds & 0)); }
+static u32 halted(u32 rounds) { return taken((int)(rounds | 1)); }
+
+/* Line status read over and over, with something to do between: the share of the time is that of the reads. */
+static u32 polled(u32 rounds, void (*between)(void))
+{
+    u64 begun = clock(), part = 0;
+    for (u32 i = 0; i < rounds; i++) {
+        u64 before = clock();
+        u32 count = AT_ONCE;
+        __asm__ volatile("1: inb %%dx, %%al\n decl %%ecx\n jnz 1b" : "+c"(count) : "d"(LINE_STATUS) : "eax");
+        part += clock() - before;
+        between();
+    }
+    u64 all = clock() - begun;
+    while (all >> 16) {
+        all >>= 1;
+        part >>= 1;
+    }
+    share = (u32)part * WHOLE / (u32)all;
+    operations = rounds * AT_ONCE;
+    return 0;
+}
+
+static void nothing(void)
+{
+}
+
+static u32 alone(u32 rounds) { return polled(rounds, nothing); }
+
+static u16 master;
+static u32 transfers;
+
+static void read_on(void)
+{
+    u8 status = in8(master + MASTER_STATUS);
+    if ((status & ACTIVE) || !(status & 4)) {
+        return;
+    }
+    out8(master + MASTER_COMMAND, 0);
+    in8(0x1F7);
+    out8(master + MASTER_STATUS, CLEAR);
+    disk_command(READ_DMA, transfers % 512 * SECTORS_AT_ONCE);
+    out8(master + MASTER_COMMAND, START_READ);
+    transfers++;
+}
+
+static u32 images(u32 rounds)
+{
+    out32(0xCF8, 0x80000904);
+    out32(0xCFC, in32(0xCFC) | 5);
+    out32(0xCF8, 0x80000920);
+    master = (u16)(in32(0xCFC) & ~3u);
+    if (!disk_ready() || !master) {
+        give_up("no disk by bus master");
+    }
+    out8(0x3F6, 0); /* its interrupt is what the bus master's status shows */
+    for (int i = 0; i < 2; i++) {
+        table[i].address = (u32)(word)buffers[i];
+        table[i].last_and_size = i ? 0x80000000 : 0; /* 64 KiB each */
+    }
+    out8(master + MASTER_COMMAND, 0);
+    out8(master + MASTER_STATUS, CLEAR);
+    out32(master + MASTER_TABLE, (u32)(word)table);
+    disk_command(READ_DMA, 0);
+    out8(master + MASTER_COMMAND, START_READ);
+    polled(rounds, read_on);
+    return transfers;
+}
+
+static void set_dispi(u16 number, u16 value)
+{
+    out16(0x1CE, number);
+    out16(0x1CF, value);
+}
+
+static u32 screen(u32 rounds)
+{
+    set_dispi(4, 0);
+    set_dispi(1, 1280);
+    set_dispi(2, 1024);
+    set_dispi(3, 32);
+    set_dispi(4, 0x41);
+    return polled(rounds, nothing);
+}
+
+static void send(void)
+{
+    static const u8 text[32];
+    const u8 *at = text;
+    word count = sizeof text;
+    __asm__ volatile("rep outsb" : "+S"(at), "+c"(count) : "d"((u16)COM2) : "memory");
+}
+
+static u32 characters(u32 rounds) { return polled(rounds, send); }
+
+const struct work works[] = {
+    {"busy", busy, 0},
+    {"halted", halted, 0},
+    {"alone", alone, 10000},
+    {"images", images, 10000},
+    {"screen", screen, 10000},
+    {"characters", characters, 10000},
+    {0},
+};
+
+void prepare(void)
+{
+    set_up_interrupts();
+    set_gate(PROBE_VECTOR, answer_probe);
+}
