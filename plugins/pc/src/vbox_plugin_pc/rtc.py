@@ -222,9 +222,10 @@ class RealTimeClock(Device[Config]):
             return self.cmos[index]
         if index in (REG_B, REG_D):
             return self.cmos[index]
-        now = self.sync()
-        if index == REG_A:
+        if index == REG_A:  # polled for UIP, which follows from the time alone
+            now = self.helpers.now(Clock.VIRTUAL_SYNC)
             return self.cmos[REG_A] | (UIP if self.updating(now) else 0)
+        self.sync()
         if index != REG_C:
             return self.cmos[index]
         value = self.flags
