@@ -4,7 +4,7 @@
 # make bench       measures ours beside its peers and writes docs/performance.md; an hour or more
 # make test-long   the tests that take longer than that
 # make venv        sets up .venv; the others do it by themselves
-# make clean       removes what was built; downloaded packages stay in .cache
+# make clean       removes what was built; downloaded packages and measurements stay in .cache
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

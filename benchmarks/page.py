@@ -201,7 +201,7 @@ def _ratios(figures: Figures, machines: Sequence[Machine]) -> list[plot.Row]:
     """The rows of the picture: means of kernels, exceptions, code, boots."""
     groups = {f"CPU kernels, {mode}": f"cpu/{mode}/" for mode in marks.MODES}
     for name in ("int", "fault", "switch", "cold", "rewritten", "irq"):
-        groups[_short(name)] = f"system/{system.MODES[-1]}/{name}"
+        groups[_short(name)] = f"system/{system.MODES[0]}/{name}"  # where all take part
     groups.update({f"boot: {name}": f"boots/{name}/" for name in boots.SCENARIOS})
     rows = []
     for label, prefix in groups.items():

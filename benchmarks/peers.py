@@ -78,11 +78,7 @@ class Machine:
     start_guest: Callable[[guests.GuestFiles], Words] | None = None
     missing: str = ""
     only_32_bits: bool = False
-
-    @property
-    def ours(self) -> bool:
-        """Whether the project is what is measured."""
-        return self.name.startswith("rem")
+    ours: bool = False
 
 
 def machines() -> list[Machine]:
@@ -96,7 +92,10 @@ def machines() -> list[Machine]:
 def _ours() -> list[Machine]:
     version = "vbox-vmm " + _output(str(VBOX), "--version").split()[1]
     return [
-        Machine(engine.name, f"ours ({engine.name})", version, _vbox_kernel(engine.name), _vbox(engine.name))
+        Machine(
+            *(engine.name, f"ours ({engine.name})", version, _vbox_kernel(engine.name), _vbox(engine.name)),
+            ours=True,
+        )
         for engine in Catalogue().engines()
         if engine.usable() is None
     ]

@@ -21,7 +21,7 @@ from results import Figure
 
 
 def machine(name: str) -> peers.Machine:
-    return peers.Machine(name, name.upper(), "1", lambda guest, folder: [])
+    return peers.Machine(name, name.upper(), "1", lambda guest, folder: [], ours=name == "rem")
 
 
 @pytest.mark.skipif(not (shutil.which("cc") and shutil.which("objcopy")), reason="cc and objcopy are needed")
