@@ -23,10 +23,11 @@ class Doorbell:
 
     def ring(self) -> None:
         """Any thread: let the waiter go on, now or when it comes; ringing twice is ringing once."""
-        try:
-            self._gate.release()
-        except RuntimeError:
-            pass
+        if self._gate.locked():  # an exception is dear, and an interrupt rings each time
+            try:
+                self._gate.release()
+            except RuntimeError:  # another thread was faster
+                pass
 
     def wait(self, seconds: float | None) -> bool:
         """Wait for a ring, at most `seconds` (None: no limit), and clear it; False when there was none."""
