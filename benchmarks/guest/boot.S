@@ -99,7 +99,7 @@ descriptor:
 
         .section .bss
         .align 4096
-        .globl directory
+        .globl directory, pointers
 directory: .skip 4096
 pointers:  .skip 4096
 tables:    .skip 16 * 4096
