@@ -2,12 +2,17 @@
 
 A guest says "B name" before and "E name result operations share" behind each of its works (guest/work.h).
 The time is the host's, between these lines; where only a part of it counts, the guest knows which.
+
+Trap: a host that is busy with something else reads lines late.  When the next is there already as "B" is
+read, nobody knows when the work began, and it is left out.
 """
 
 from __future__ import annotations
 
 import re
+import select
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -88,7 +93,7 @@ def started(words: Words, patience: float) -> Iterator[subprocess.Popen[bytes]]:
 def run(machine: Machine, guest: Multiboot, patience: float = 600.0) -> list[Work]:
     """All works of a guest, in order.  Raises Failed."""
     done: list[Work] = []
-    last, begun = "", 0.0
+    last, begun, late = "", 0.0, False
     with tempfile.TemporaryDirectory() as folder:
         words = machine.start_kernel(guest, Path(folder))
         with started(words, patience) as process:
@@ -99,6 +104,9 @@ def run(machine: Machine, guest: Multiboot, patience: float = 600.0) -> list[Wor
                 match last.split():
                     case ["B", _]:
                         begun = now
+                        late = bool(select.select([process.stdout], [], [], 0)[0])
+                    case ["E", name, *_] if late:
+                        print(f"{machine.name} {name}: read too late to be timed, left out", file=sys.stderr)
                     case ["E", name, *numbers] if len(numbers) == 3:
                         result, operations, share = (int(number, 16) for number in numbers)
                         done.append(Work(name, (now - begun) * share / WHOLE, operations, result))

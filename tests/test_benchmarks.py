@@ -26,16 +26,16 @@ def machine(name: str) -> peers.Machine:
 
 @pytest.mark.skipif(not (shutil.which("cc") and shutil.which("objcopy")), reason="cc and objcopy are needed")
 def test_performance_one_kernel_without_peers_keeps_and_writes_it(tmp_path: Path) -> None:
-    options = ["--runs", "1", "--only", "cpu/flat32/calls", "--machines", "rem", "--into", tmp_path]
+    options = ["--runs", "1", "--only", "cpu/flat32/chase", "--machines", "rem", "--into", tmp_path]
 
     run(sys.executable, ROOT / "benchmarks" / "performance.py", *options)
 
     kept = json.loads((tmp_path / "cpu.json").read_text())
-    assert list(kept) == ["cpu/flat32/calls"]
-    (seconds,) = kept["cpu/flat32/calls"]["values"]["rem"]
+    assert list(kept) == ["cpu/flat32/chase"]
+    (seconds,) = kept["cpu/flat32/chase"]["values"]["rem"]
     assert seconds > 0
     text = (tmp_path / "performance.md").read_text()
-    assert f"| calls | {seconds:.3f} |" in text
+    assert f"| chase | {seconds:.3f} |" in text
     assert "QEMU: not" in text
     assert not (tmp_path / "images").exists()
 
@@ -71,6 +71,17 @@ def test_measure_machines_take_turns_and_one_that_fails_takes_no_further_part() 
     assert turns == ["a", "b", "c", "a", "c"]
     assert failures == ["b"]
     assert figures["u/x"].values == {"a": [1, 4], "c": [3, 5]}
+
+
+def test_marks_that_come_together_are_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["printf", r"B one\nE one 0 1 10000\nEND\n"]
+
+    done = marks.run(
+        peers.Machine("m", "M", "1", lambda guest, folder: words), peers.Multiboot(Path("kernel"))
+    )
+
+    assert done == []
+    assert "m one: read too late" in capsys.readouterr().err
 
 
 def test_keep_partial_run_replaces_only_what_it_measured(tmp_path: Path) -> None:
