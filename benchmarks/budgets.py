@@ -61,8 +61,10 @@ def verdicts(figures: Figures, engine: str) -> Iterator[Verdict]:
     for name in system.DEVICES:
         value = _median(figures, f"{where}/{name}", engine)
         yield Verdict(f"exit: {system.TITLES[name]}", value, MOST_DEVICE, "ns")
-    nobody, sector = (_median(figures, f"{where}/{name}", engine) for name in ("nobody", "insw"))
-    yield Verdict(f"exit without Python: {system.TITLES['nobody']}", nobody, MOST_TABLE, "ns")
+    for name in system.TABLE:
+        value = _median(figures, f"{where}/{name}", engine)
+        yield Verdict(f"exit without Python: {system.TITLES[name]}", value, MOST_TABLE, "ns")
+    sector = _median(figures, f"{where}/insw", engine)
     yield Verdict(system.TITLES["insw"], sector, MOST_SECTOR, "ns")
     for wait in host.WAITS:
         value = _median(figures, f"host/latency/raise-{wait}", engine)

@@ -214,6 +214,7 @@ def guest_regions(author: Author) -> None:
     handlers = ("ReadHandler", "WriteHandler", "ReadStringHandler", "WriteStringHandler")
     author.aliases(page, "vbox_pdm.engine", handlers)
     author.functions(page, (regions.read_nothing, regions.write_nothing))
+    author.class_section(page, 3, regions.Latch)
     author.class_section(page, 2, regions.Width, but=("ANY", "BYTE", "WORD", "DWORD"))
     page.text("These have names; any other pair of policies can be made, `Width(reads, writes)`:")
     page.table(("Width", "Reads", "Writes"), samples.named_widths())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbox_pdm import Mmio, Ports, ReadWidth, RegistrationError, Width, WriteWidth
+from vbox_pdm import Latch, Mmio, Ports, ReadWidth, RegistrationError, Width, WriteWidth
 from vbox_pdm.engine import Exit
 from vbox_pdm.regions import resolve
 
@@ -130,3 +130,54 @@ def test_with_handlers_changes_handlers_only() -> None:
 def test_region_that_is_not_possible_is_refused(name: str, size: int) -> None:
     with pytest.raises(RegistrationError):
         Ports(name, size)
+
+
+# --- latches
+
+
+def test_latch_as_handlers_is_told_to_the_engine() -> None:
+    latch = Latch(bytearray(8))
+
+    row = resolve(Ports("latch", 8, latch.read, latch.write), 0x100, None)
+
+    assert row.answers is row.keeps is latch.data
+
+
+def test_latch_of_constants_answers_reads_alone() -> None:
+    latch = Latch(b"\x12\x34")
+
+    row = resolve(Ports("identity", 2, latch.read), 0x100, None)
+
+    assert row.answers is latch.data
+    assert row.keeps is None
+    assert row.read(0, 2) == 0x3412
+
+
+def test_latch_behind_another_handler_is_not_bypassed() -> None:
+    latch = Latch(bytearray(8))
+    region = Ports("latch", 8, latch.read, latch.write)
+
+    row = resolve(region.with_handlers(read=lambda offset, size: latch.read(offset, size)), 0x100, None)
+
+    assert row.answers is None
+    assert row.keeps is latch.data
+
+
+@given(st.integers(0, 7), st.sampled_from([1, 2, 4, 8]), st.integers(0, 2**64 - 1))
+def test_latch_of_any_access_is_memory(offset: int, size: int, value: int) -> None:
+    data, expected = bytearray(range(16)), bytearray(range(16))
+    latch = Latch(data)
+    expected[offset : offset + size] = value.to_bytes(8, "little")[:size]
+
+    latch.write(offset, size, value)
+
+    assert data == expected
+    assert latch.read(offset, size) == int.from_bytes(expected[offset : offset + size], "little")
+
+
+@pytest.mark.parametrize("data", [bytearray(7), bytes(8)], ids=["short", "constant"])
+def test_latch_that_cannot_serve_its_region_is_refused(data: bytes | bytearray) -> None:
+    latch = Latch(data)
+
+    with pytest.raises(RegistrationError, match="latch of region 'odd'"):
+        resolve(Ports("odd", 8, latch.read, latch.write), 0x100, None)

@@ -55,6 +55,10 @@ class Exit:
     read_string: ReadStringHandler | None = None
     write_string: WriteStringHandler | None = None
     """For REP INS and REP OUTS of a size in `direct`: many items in one call."""
+    answers: memoryview | None = None
+    """Accesses that go straight to `read` may be answered from these bytes, at their offset, instead."""
+    keeps: memoryview | None = None
+    """Accesses that go straight to `write` may be carried out on these bytes instead."""
 
 
 class ExitReason(enum.Enum):

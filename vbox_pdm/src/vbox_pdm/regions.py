@@ -82,6 +82,25 @@ def write_nothing(offset: int, size: int, value: int) -> None:
     """A region without a write handler drops writes."""
 
 
+class Latch:
+    """Bytes as registers: reads give what lies there, writes stay there, and nothing else happens.
+
+    Its methods are the handlers of a region, at offset 0 of `data`; an engine may do without calling them,
+    which takes a fraction of the time.  `data` is at least as long as the region, and keeps its length; what is
+    never written may be `bytes`.  One handler may be the device's own."""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self.data = memoryview(data)
+
+    def read(self, offset: int, size: int) -> int:
+        """A read handler."""
+        return int.from_bytes(self.data[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """A write handler."""
+        self.data[offset : offset + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+
 @frozen(eq=False, kw_only=True)
 class _Handled:
     name: str = field(kw_only=False)
@@ -190,7 +209,24 @@ def resolve(region: Region, first: int, owner: object) -> Exit:
         read_string=region.read_string if isinstance(region, Ports) else None,
         write_string=region.write_string if isinstance(region, Ports) else None,
         owner=owner,
+        answers=_latched(region, region.read, Latch.read),
+        keeps=_latched(region, region.write, Latch.write),
     )
+
+
+def _latched(region: Region, handler: object, method: object) -> memoryview | None:
+    """The bytes behind a handler that is a latch's own method."""
+    latch = getattr(handler, "__self__", None)
+    if not isinstance(latch, Latch) or getattr(handler, "__func__", None) is not method:
+        return None
+    if latch.data.nbytes < region.size or (method is Latch.write and latch.data.readonly):
+        raise RegistrationError(
+            "VERR_INVALID_PARAMETER",
+            f"The latch of region '{region.name}' has {latch.data.nbytes} bytes"
+            f"{' that cannot be written' if latch.data.readonly else ''}, the region {region.size}",
+            "Make it of a bytearray that is as long as the region",
+        )
+    return latch.data
 
 
 def _adapt_read(region: Region) -> tuple[int, ReadHandler]:

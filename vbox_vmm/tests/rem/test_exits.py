@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rem_guest import HLT, PRESENT, WRITE, Device, Guest
 
+from vbox_pdm import Latch, Mmio, Ports
 from vbox_pdm.engine import Exit, ExitReason
+from vbox_pdm.regions import resolve
 
 MMIO = 0xFEB0_0000
 VIRTUAL = 0x20000
@@ -72,6 +75,78 @@ def test_port_without_a_row_reads_ones(guest: Guest) -> None:
     guest.long_mode(bytes.fromhex("ed ef") + HLT, rdx=0xFFFE)
 
     assert guest.halt().gpr[0] == 0xFFFF_FFFF
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_port_of_a_latch_reads_and_keeps_its_bytes(guest: Guest, size: int) -> None:
+    data = bytearray(b"\x11\x22\x33\x44\x55\x66\x77\x88")
+    latch = Latch(data)
+    guest.rem.set_ports([resolve(Ports("latch", 8, latch.read, latch.write), 0x100, None)])
+    # read at 1, write the complement at 2
+    guest.long_mode(bytes.fromhex(IN[size] + "48f7d0 ffc2" + OUT[size]) + HLT, rdx=0x101, rax=0)
+
+    guest.halt()
+
+    read = bytes.fromhex("22334455")[:size]
+    kept = bytes(byte ^ 0xFF for byte in read)
+    assert data == b"\x11\x22" + kept + bytes.fromhex("33445566778800")[size:][: 6 - size]
+
+
+def test_port_access_over_the_end_of_a_latch_is_split(guest: Guest) -> None:
+    data = bytearray(b"\x11\x22")
+    latch = Latch(data)
+    guest.rem.set_ports([resolve(Ports("latch", 2, latch.read, latch.write), 0x100, None)])
+    guest.long_mode(bytes.fromhex("ed 35ffffffff ef") + HLT, rdx=0x101)
+
+    rax = guest.halt().gpr[0]
+
+    assert rax == 0x0000_00DD  # FFFFFF22, inverted
+    assert data == b"\x11\xdd"
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_mmio_of_a_latch_reads_and_keeps_its_bytes(guest: Guest, size: int) -> None:
+    data = bytearray(range(0x10, 0x20))
+    latch = Latch(data)
+    map_mmio(guest)
+    guest.rem.set_mmio([resolve(Mmio("latch", 16, latch.read, latch.write), MMIO, None)])
+    guest.long_mode(bytes.fromhex(LOAD[size] + "4883c308" + STORE[size]) + HLT, rbx=VIRTUAL, rax=0)
+
+    rax = guest.halt().gpr[0]
+
+    assert rax == int.from_bytes(bytes(range(0x10, 0x10 + size)), "little")
+    assert data[8:] == bytes(range(0x10, 0x10 + size)) + bytes(range(0x18 + size, 0x20))
+
+
+def test_latch_of_an_engine_needs_no_call() -> None:
+    guest = Guest()
+    latch = Latch(bytearray(1))
+    guest.rem.set_ports([resolve(Ports("latch", 1, latch.read, latch.write), 0x80, None)])
+    guest.long_mode(bytes.fromhex("b055 e680 e480") + HLT)
+
+    before = guest.rem.exits
+    rax = guest.halt().gpr[0]
+
+    assert rax & 0xFF == 0x55
+    assert guest.rem.exits == before
+    guest.close()
+
+
+def test_row_whose_bytes_are_too_few_is_refused(guest: Guest) -> None:
+    row = evolve(Device().row(0x100, 8, start=4), answers=memoryview(bytes(11)))
+
+    with pytest.raises(ValueError, match="'answers' of an exit row has 11 bytes"):
+        guest.rem.set_ports([row])
+
+
+def test_bytes_of_a_row_are_given_back_with_the_table(guest: Guest) -> None:
+    data = bytearray(8)
+    guest.rem.set_ports([evolve(Device().row(0x100, 8), answers=memoryview(data))])
+
+    guest.rem.set_ports([])
+    data += b"x"  # is not possible while somebody has its bytes
+
+    assert len(data) == 9
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])

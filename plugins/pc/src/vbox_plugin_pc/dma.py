@@ -36,6 +36,7 @@ from vbox_pdm import (
     Device,
     DeviceClass,
     DeviceType,
+    Latch,
     PdmError,
     Ports,
     RegisterMap,
@@ -430,14 +431,13 @@ class DmaControllers(Device[Config]):
                 registers=maps[number], width=Width.BYTE,
             )  # fmt: skip
             self.helpers.map_ports(port, region)
-        pages = Ports("pages", 16, self.read_page, self.write_page, registers=PageRegisters, width=Width.BYTE)
-        self.helpers.map_ports(0x80, pages)
+        # Firmware and kernels write to port 80h all the time: to pass time, and to say where they are.
+        pages = Latch(self.pages)
+        self.helpers.map_ports(0x80, Ports("pages", 16, pages.read, pages.write, registers=PageRegisters))
         if self.config.high_page_enable:
-            high = Ports(
-                "high pages", 16, self.read_high_page, self.write_high_page,
-                registers=PageRegisters, width=Width.BYTE,
-            )  # fmt: skip
-            self.helpers.map_ports(0x480, high)
+            high = Latch(self.high_pages)
+            region = Ports("high pages", 16, high.read, high.write, registers=PageRegisters)
+            self.helpers.map_ports(0x480, region)
 
     def pdm_reset(self) -> None:
         for controller in self.controllers:
@@ -457,18 +457,6 @@ class DmaControllers(Device[Config]):
         return found
 
     # --- page registers
-
-    def read_page(self, offset: int, size: int) -> int:
-        return self.pages[offset]
-
-    def write_page(self, offset: int, size: int, value: int) -> None:
-        self.pages[offset] = value
-
-    def read_high_page(self, offset: int, size: int) -> int:
-        return self.high_pages[offset]
-
-    def write_high_page(self, offset: int, size: int, value: int) -> None:
-        self.high_pages[offset] = value
 
     def page(self, channel: int) -> int:
         """The address bits above the controller's."""

@@ -17,6 +17,8 @@ static void row_free(Row *r)
     Py_XDECREF(r->read_string);
     Py_XDECREF(r->write_string);
     Py_XDECREF(r->owner);
+    PyBuffer_Release(&r->answers);
+    PyBuffer_Release(&r->keeps);
 }
 
 void table_free(Table *t)
@@ -43,6 +45,24 @@ static int number_of(PyObject *row, const char *name, uint64_t *out)
     return *out == UINT64_MAX && PyErr_Occurred() ? -1 : 0;
 }
 
+/* The bytes that serve a row instead of a handler, which has None when there are none. */
+static int bytes_of(PyObject *row, const char *name, uint64_t end, int flags, Py_buffer *out)
+{
+    PyObject *value = PyObject_GetAttrString(row, name);
+    int error = value == NULL;
+
+    if (!error && value != Py_None) {
+        error = PyObject_GetBuffer(value, out, flags);
+        if (!error && (uint64_t)out->len < end) {
+            PyErr_Format(PyExc_ValueError, "'%s' of an exit row has %zd bytes, its last offset is %llu", name,
+                         out->len, (unsigned long long)end - 1);
+            error = -1;
+        }
+    }
+    Py_XDECREF(value);
+    return error ? -1 : 0;
+}
+
 static int row_read(Row *r, PyObject *exit, uint64_t previous, bool is_first, uint64_t highest)
 {
     uint64_t size, direct;
@@ -62,6 +82,10 @@ static int row_read(Row *r, PyObject *exit, uint64_t previous, bool is_first, ui
     if (size == 0 || r->last < r->first || r->last > highest || (!is_first && r->first <= previous)) {
         PyErr_Format(PyExc_ValueError, "exit rows must be sorted, not empty and apart; wrong at 0x%llx",
                      (unsigned long long)r->first);
+        return -1;
+    }
+    if (bytes_of(exit, "answers", r->start + size, PyBUF_SIMPLE, &r->answers) < 0 ||
+        bytes_of(exit, "keeps", r->start + size, PyBUF_WRITABLE, &r->keeps) < 0) {
         return -1;
     }
     return 0;
@@ -233,13 +257,33 @@ static void call_write(Machine *m, Row *r, bool direct, uint64_t offset, unsigne
 
 /* ---- accesses ---------------------------------------------------------------------------------- */
 
+static inline uint64_t row_load(Machine *m, Row *r, bool direct, uint64_t offset, unsigned size)
+{
+    uint64_t value = 0;
+
+    if (r->answers.buf == NULL || !direct) {
+        return call_read(m, r, direct, offset, size);
+    }
+    memcpy(&value, (char *)r->answers.buf + offset, size);
+    return value;
+}
+
+static inline void row_store(Machine *m, Row *r, bool direct, uint64_t offset, unsigned size, uint64_t value)
+{
+    if (r->keeps.buf == NULL || !direct) {
+        call_write(m, r, direct, offset, size, value);
+    } else {
+        memcpy((char *)r->keeps.buf + offset, &value, size);
+    }
+}
+
 uint64_t port_read(Machine *m, uint32_t port, unsigned size)
 {
     Row *r = port_find(&m->ports, port);
     uint64_t value = 0;
 
     if (likely(r != NULL && port + size - 1 <= r->last)) {
-        return call_read(m, r, size & r->direct, port - r->first + r->start, size);
+        return row_load(m, r, size & r->direct, port - r->first + r->start, size);
     }
     if (size == 1) {
         return 0xff;
@@ -255,7 +299,7 @@ void port_write(Machine *m, uint32_t port, unsigned size, uint64_t value)
     Row *r = port_find(&m->ports, port);
 
     if (likely(r != NULL && port + size - 1 <= r->last)) {
-        call_write(m, r, size & r->direct, port - r->first + r->start, size, value);
+        row_store(m, r, size & r->direct, port - r->first + r->start, size, value);
     } else if (size > 1) {
         for (unsigned i = 0; i < size; i++) {
             port_write(m, (port + i) & 0xffff, 1, value >> i * 8 & 0xff);
@@ -269,7 +313,7 @@ uint64_t mmio_read(Machine *m, uint64_t address, unsigned size)
     Row *r = mmio_find(&m->mmio, address, &next);
 
     if (likely(r != NULL && address + size - 1 <= r->last)) {
-        return call_read(m, r, (size & r->direct) && !(address & (size - 1)), address - r->first + r->start, size);
+        return row_load(m, r, (size & r->direct) && !(address & (size - 1)), address - r->first + r->start, size);
     }
     if (size == 1 || (r == NULL && address + size - 1 < next)) {
         return width_mask(size);
@@ -290,7 +334,7 @@ void mmio_write(Machine *m, uint64_t address, unsigned size, uint64_t value)
     }
     r = mmio_find(&m->mmio, address, &next);
     if (likely(r != NULL && address + size - 1 <= r->last)) {
-        call_write(m, r, (size & r->direct) && !(address & (size - 1)), address - r->first + r->start, size, value);
+        row_store(m, r, (size & r->direct) && !(address & (size - 1)), address - r->first + r->start, size, value);
     } else if (size > 1 && !(r == NULL && address + size - 1 < next)) {
         for (unsigned i = 0; i < size; i++) {
             mmio_write(m, address + i, 1, value >> i * 8 & 0xff);

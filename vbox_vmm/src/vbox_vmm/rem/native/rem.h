@@ -57,6 +57,7 @@ typedef struct {
     uint64_t start;
     uint32_t direct;
     PyObject *read, *write, *adapted_read, *adapted_write, *read_string, *write_string, *owner;
+    Py_buffer answers, keeps; /* buf NULL: there are none */
 } Row;
 
 typedef struct {
