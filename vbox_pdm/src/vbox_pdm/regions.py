@@ -86,8 +86,8 @@ class Latch:
     """Bytes as registers: reads give what lies there, writes stay there, and nothing else happens.
 
     Its methods are the handlers of a region, at offset 0 of `data`; an engine may do without calling them,
-    which takes a fraction of the time.  `data` is at least as long as the region, and keeps its length; what is
-    never written may be `bytes`.  One handler may be the device's own."""
+    which takes a fraction of the time.  `data` is at least as long as the region, and keeps its length; what
+    is never written may be `bytes`.  One handler may be the device's own."""
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self.data = memoryview(data)

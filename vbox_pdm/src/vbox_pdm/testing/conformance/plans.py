@@ -41,9 +41,8 @@ from vbox_pdm.testing.conformance.steps import (
     Step,
     StringAccess,
     Up,
-    counting,
 )
-from vbox_pdm.testing.conformance.traffic import calls, drive_asks
+from vbox_pdm.testing.conformance.traffic import calls, counting, drive_asks
 from vbox_pdm.testing.conformance.watched_host import Watched
 
 Plan = Callable[[Random], Step]

@@ -15,7 +15,7 @@ from vbox_pdm.chains import Chain
 from vbox_pdm.errors import PdmError
 from vbox_pdm.pci import BAR0, COMMAND
 from vbox_pdm.testing.conformance import neighbours
-from vbox_pdm.testing.conformance.traffic import Burst, CallOf, DriveAsk, MediaAsk
+from vbox_pdm.testing.conformance.traffic import Burst, CallOf, DriveAsk, MediaAsk, counting
 from vbox_pdm.testing.conformance.violations import Violation
 
 if TYPE_CHECKING:
@@ -97,11 +97,6 @@ class Flip:
         kind = "port" if ports else "mmio"
         read = f"bench.{kind}_read({address:#x}, {self.size})"
         return f"bench.{kind}_write({address:#x}, {self.size}, {read} ^ {self.bits:#x})"
-
-
-def counting(first: int, length: int) -> bytes:
-    """Bytes that differ from their neighbours, so that none can be taken for another."""
-    return bytes((first + at) & 0xFF for at in range(length))
 
 
 @frozen

@@ -25,6 +25,11 @@ from vbox_pdm.testing.conformance.neighbours import MEDIUM, Disk
 Strategy = st.SearchStrategy[Any]
 
 
+def counting(first: int, length: int) -> bytes:
+    """Bytes that differ from their neighbours, so that none can be taken for another."""
+    return bytes((first + at) & 0xFF for at in range(length))
+
+
 @frozen
 class MediaAsk:
     """A request to a medium; WRITE stores the byte pattern of `seed`."""
