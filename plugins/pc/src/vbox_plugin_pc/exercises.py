@@ -188,10 +188,11 @@ def fifo_of_16(device: Any, bench: Any) -> str | None:
 
 
 def _mouse_alone(bench: Any) -> None:
-    """The keyboard is off, the mouse on; there are no interrupts and no translation."""
+    """The keyboard is off, the mouse on, and reset; there are no interrupts and no translation."""
     for port, value in ((0x64, 0x60), (0x60, 0x20), (0x64, 0xAD), (0x64, 0xA8)):
         bench.port_write(port, 1, value)
     _drain(bench)
+    _mouse_answers(bench, 0xFF)  # and what it had seen before
 
 
 def refused_mouse_hears(device: Any, bench: Any) -> str | None:
@@ -200,7 +201,6 @@ def refused_mouse_hears(device: Any, bench: Any) -> str | None:
     if source is None:
         return None
     _mouse_alone(bench)
-    _mouse_answers(bench, 0xFF)
     _mouse_answers(bench, 0xF4)  # what moves from now on is reported
     taken = 0
     while device.mouse.mouse_event(1, 0, 0, 0, taken & 1):
