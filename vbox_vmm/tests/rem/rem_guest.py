@@ -19,7 +19,7 @@ from attrs import define, field
 
 from vbox_pdm.engine import CpuModel, CpuState, Exit, ExitReason, Segment
 from vbox_vmm.rem.engine import Rem
-from vbox_vmm.rem.probe import fast_stores, usable
+from vbox_vmm.rem.probe import NATIVE, engine_class, fast_stores, usable
 
 RAM_SIZE = 4 << 20
 CODE, IDT, GDT, STUBS, COMMON, SYSCALL = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000
@@ -120,11 +120,13 @@ class Device:
 
 
 class Guest:
-    def __init__(self, cpu: CpuModel | None = None) -> None:
-        assert usable() is None
+    def __init__(self, cpu: CpuModel | None = None, engine: str = NATIVE) -> None:
+        assert usable(engine) is None
+        self.engine = engine
         self.host = Host()
         self.ram = Ram(RAM_SIZE)
-        self.rem = Rem.create(self.host, cpu or CpuModel(translation_buffer=2 << 20), fast_stores())
+        model = cpu or CpuModel(translation_buffer=2 << 20)
+        self.rem = engine_class(engine).create(self.host, model, fast_stores(engine))
         self.host.rem = self.rem
         self.rem.map_ram(0, RAM_SIZE, self.ram.address, self.ram.address)
         self._tables()

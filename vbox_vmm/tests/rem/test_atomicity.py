@@ -383,7 +383,7 @@ def test_program_stopped_at_random_ends_as_if_it_had_not_been(guest: Guest, how:
     guest.gate(0x40, SYSCALL)
     guest.gate(1, SYSCALL)
     guest.ram.write(SYSCALL, bytes.fromhex("48ff0425f8bf0000 48cf"))  # inc qword [bff8] / iretq
-    other = Guest()
+    other = Guest(engine=guest.engine)
     stops = 0
     for _ in range(15):
         begin(guest)

@@ -111,7 +111,7 @@ def test_state_taken_in_a_loop_continues_in_another_engine(guest: Guest) -> None
     # fld1 / fldpi / movq xmm3, rax / mov ecx, 100000 / dec ecx / jnz / fstp qword [8000] / movq rbx, xmm3
     code = "d9e8 d9eb 66480f6ed8 b9a0860100 ffc9 75fc dd1c2500800000 66480f7edb f4"
     guest.long_mode(bytes.fromhex(code), rax=0x1234)
-    other = Guest()
+    other = Guest(engine=guest.engine)
     try:
         guest.rem.kick()
         guest.run()

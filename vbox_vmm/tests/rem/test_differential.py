@@ -260,9 +260,9 @@ def all_nans(a: Result, b: Result) -> bool:
 
 
 @pytest.fixture
-def guest() -> Iterator[Guest]:
+def guest(engine: str) -> Iterator[Guest]:
     """With the instructions that are not offered unless they are asked for, too."""
-    guest = Guest(CpuModel(with_=("bmi1", "bmi2"), translation_buffer=2 << 20))
+    guest = Guest(CpuModel(with_=("bmi1", "bmi2"), translation_buffer=2 << 20), engine)
     yield guest
     guest.close()
 

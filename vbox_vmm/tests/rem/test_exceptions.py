@@ -266,7 +266,7 @@ def test_nmi_state_moves_to_another_engine(guest: Guest) -> None:
     guest.rem.nmi()
     guest.halt()
     guest.rem.nmi()
-    other = Guest()
+    other = Guest(engine=guest.engine)
     try:
         other.ram.write(0, guest.ram.read(0, guest.ram.size))
         other.rem.set_state(guest.rem.get_state())

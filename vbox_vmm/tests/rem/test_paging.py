@@ -85,6 +85,7 @@ def boot(guest: Guest, form: str, code: bytes, *, user: bool, wp: bool, rax: int
     wp=st.booleans(),
 )
 def test_any_entries_allow_and_mark_what_a_model_says(
+    engine: str,
     form: str,
     rights: list[int],
     seen: list[bool],
@@ -93,7 +94,7 @@ def test_any_entries_allow_and_mark_what_a_model_says(
     user: bool,
     wp: bool,
 ) -> None:
-    guest = Guest()
+    guest = Guest(engine=engine)
     count = len(FORMS[form].levels)
     bits = [
         right | (ACCESSED if mark else 0) | (0 if form == "32" else nx)

@@ -158,8 +158,8 @@ def test_interrupt_in_ring_3_with_the_task_register_of_reset_works(guest: Guest)
     assert guest.rem.get_state().tr.attributes == 0x8B00
 
 
-def test_handler_outlives_the_engine() -> None:
-    guest = Guest()
+def test_handler_outlives_the_engine(engine: str) -> None:
+    guest = Guest(engine=engine)
     device = Device()
     guest.rem.set_ports([device.row(0x80, 1)])
     guest.rem.set_mmio([device.row(0xFEB0_0000, 0x1000)])
@@ -176,10 +176,10 @@ def test_handler_outlives_the_engine() -> None:
         guest.rem.run()
 
 
-def test_handler_that_holds_the_last_reference_to_the_engine_is_collected() -> None:
+def test_handler_that_holds_the_last_reference_to_the_engine_is_collected(engine: str) -> None:
     import weakref
 
-    guest = Guest()
+    guest = Guest(engine=engine)
 
     class Holds(Device):
         engine = guest.rem
@@ -217,7 +217,7 @@ check(before)
 uc = emulator()
 
 from rem_guest import Device, Guest
-guest = Guest()
+guest = Guest(engine={engine!r})
 check(before)
 
 class Uses(Device):
@@ -238,8 +238,8 @@ print("fine")
 """
 
 
-def test_engine_made_after_unicorn_was_used_runs_beside_it() -> None:
-    program = FOREIGN.format(path=sys.path)
+def test_engine_made_after_unicorn_was_used_runs_beside_it(engine: str) -> None:
+    program = FOREIGN.format(path=sys.path, engine=engine)
 
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
 

@@ -214,8 +214,9 @@ def test_cpuid_tells_of_an_amd_processor_without_apic_avx_or_hypervisor(guest: G
     assert cpuid(guest, 0x4000_0000) == (0, 0, 0, 0)
 
 
-def test_cpu_model_adds_and_removes_features() -> None:
-    guest = Guest(CpuModel(with_=("apic", "SSE4.1"), without=("nx", "aes"), translation_buffer=1 << 20))
+def test_cpu_model_adds_and_removes_features(engine: str) -> None:
+    model = CpuModel(with_=("apic", "SSE4.1"), without=("nx", "aes"), translation_buffer=1 << 20)
+    guest = Guest(model, engine)
     try:
         assert cpuid(guest, 1)[3] & 1 << 9
         assert not cpuid(guest, 1)[2] & 1 << 25
@@ -235,8 +236,8 @@ def test_cpu_model_that_cannot_be_is_refused(model: CpuModel) -> None:
 # ---- many
 
 
-def test_engines_in_threads_do_not_disturb_each_other() -> None:
-    guests = [Guest() for _ in range(4)]
+def test_engines_in_threads_do_not_disturb_each_other(engine: str) -> None:
+    guests = [Guest(engine=engine) for _ in range(4)]
     results: list[int] = [0] * 4
 
     def work(index: int) -> None:
@@ -296,9 +297,9 @@ def memory_kib() -> int:
         return int(statm.read().split()[1]) * 4
 
 
-def test_create_and_close_leak_neither_memory_nor_files_nor_threads() -> None:
+def test_create_and_close_leak_neither_memory_nor_files_nor_threads(engine: str) -> None:
     def cycle() -> None:
-        guest = Guest(CpuModel(translation_buffer=1 << 20))
+        guest = Guest(CpuModel(translation_buffer=1 << 20), engine)
         guest.rem.set_ports([Device().row(0x80, 1)])
         guest.rem.dirty_pages(0, 0x1000)
         guest.long_mode(HLT)
@@ -318,9 +319,9 @@ def test_create_and_close_leak_neither_memory_nor_files_nor_threads() -> None:
     assert (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before[1:]
 
 
-def test_engine_dropped_without_close_is_freed() -> None:
+def test_engine_dropped_without_close_is_freed(engine: str) -> None:
     threads = len(os.listdir("/proc/self/task"))
-    guest = Guest()
+    guest = Guest(engine=engine)
     guest.rem.set_ports([Device().row(0x80, 1)])
     guest.rem.set_deadline(time.monotonic_ns() + 10**12)
     guest.host.rem = None
@@ -331,8 +332,8 @@ def test_engine_dropped_without_close_is_freed() -> None:
     assert len(os.listdir("/proc/self/task")) == threads
 
 
-def test_closed_engine_refuses_to_run() -> None:
-    guest = Guest()
+def test_closed_engine_refuses_to_run(engine: str) -> None:
+    guest = Guest(engine=engine)
     guest.close()
 
     guest.rem.close()

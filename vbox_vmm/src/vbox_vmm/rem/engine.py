@@ -1,6 +1,7 @@
 """Class `Rem`: the Engine of `vbox_pdm.engine` on Unicorn.
 
-What is hot is native, in the base class.  Here are the choice of the CPU and the CPU state.
+What is hot is in the class `Core` of `_native` or of `portable`, with which `NativeRem` and `PortableRem` join
+this.  Here are the choice of the CPU and the CPU state.
 
 `CpuState.msr` has, under the number of IA32_TSC_ADJUST, the guest's own offset (its writes to IA32_TSC);
 the counter itself belongs to the kernel, which sets it with `set_tsc`.
@@ -14,12 +15,11 @@ code, not those of complex instructions (native/debug.c has the list).
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vbox_pdm.engine import CpuModel, CpuState, EngineHost, ExitReason, Segment
 
 from . import cpuid
-from ._native import Core
 
 _REASONS = (ExitReason.KICKED, ExitReason.HALTED, ExitReason.TRIPLE_FAULT, ExitReason.FAILED)
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
@@ -29,14 +29,20 @@ _PLAIN = (
 )
 
 
-class Rem(Core):
-    """One vCPU.  Created with `Rem.create`, in the power-on state."""
+if TYPE_CHECKING:
+    from ._native import Core as _Core
+else:
+    _Core = object  # this, or the portable one, comes with the derived class
+
+
+class Rem(_Core):
+    """One vCPU.  Created with `create`, in the power-on state."""
 
     failure = ""
 
     @classmethod
     def create(cls, host: EngineHost, cpu: CpuModel, fast_stores: bool = True) -> Self:
-        """Needs `_native.load` to have been called; `vbox_register_engines` sees to that."""
+        """Needs the library to have been loaded; `probe.engine` sees to that."""
         model = cpuid.resolve(cpu)
         return cls(
             host,

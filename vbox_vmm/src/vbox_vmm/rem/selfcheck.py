@@ -36,12 +36,12 @@ class _Nobody:
         raise AssertionError("the check has no handlers")
 
 
-def aliased_code_is_noticed() -> bool:
+def aliased_code_is_noticed(engine: type[Rem]) -> bool:
     memory = mmap.mmap(-1, 0x2000)
     memory[:0x1A] = _MAIN
     memory[0x100:0x103] = _CALLED
     view = ctypes.c_char.from_buffer(memory)
-    rem = Rem.create(_Nobody(), CpuModel(translation_buffer=1 << 20), fast_stores=True)
+    rem = engine.create(_Nobody(), CpuModel(translation_buffer=1 << 20), fast_stores=True)
     try:
         rem.map_ram(0x1000, 0x2000, ctypes.addressof(view), ctypes.addressof(view))
         rem.map_ram(0x5000, 0x1000, ctypes.addressof(view), ctypes.addressof(view))

@@ -1,0 +1,1 @@
+"""Functions that libunicorn calls: written in the subset of Python that `language` describes."""
