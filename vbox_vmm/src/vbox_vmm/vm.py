@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from attrs import define, frozen
 
 from vbox_pdm.catalogue import Catalogue
-from vbox_pdm.engine import CpuModel, CpuState, Engine
+from vbox_pdm.engine import CpuModel, CpuState, Engine, EngineType
 from vbox_pdm.errors import PdmError
 from vbox_pdm.helpers import ResetSource, RuntimeErrorFlags
 from vbox_pdm.timers import Clock
@@ -134,11 +134,7 @@ class Vm:
 
     def _create_engine(self) -> Engine:
         node = self.cfgm.ensure_node("CPUM")
-        wanted = node.query_string("Engine", default="rem")
-        kind = self.catalogue.engine(wanted)[0]
-        reason = kind.usable()
-        if reason is not None:
-            raise PdmError("VERR_NOT_SUPPORTED", f"Engine '{kind.name}' cannot run here", reason)
+        kind = self._choose_engine(node.query_string("Engine", default=""))
         model = CpuModel(
             node.query_string("Model", default="default"),
             tuple(node.query_string("With", default="").split()),
@@ -146,6 +142,18 @@ class Vm:
             node.query_integer("TranslationBuffer", default=64 << 20),
         )
         return kind.create(self, model)
+
+    def _choose_engine(self, wanted: str) -> EngineType:
+        """The engine of this name; without one REM, or what can run here in its place."""
+        kind = self.catalogue.engine(wanted or "rem")[0]
+        reason = kind.usable()
+        if reason is None:
+            return kind
+        for other in self.catalogue.engines():
+            if not wanted and other.usable() is None:
+                log.warning("VM: the guest runs on engine '%s': %s", other.name, reason)
+                return other
+        raise PdmError("VERR_NOT_SUPPORTED", f"Engine '{kind.name}' cannot run here", reason)
 
     def _destroy(self) -> None:
         if self.states.current is S.CREATED:

@@ -1,7 +1,7 @@
 """Class `Rem`: the Engine of `vbox_pdm.engine` on Unicorn.
 
-What is hot is in the class `Core` of `_native` or of `portable`, with which `NativeRem` and `PortableRem` join
-this.  Here are the choice of the CPU and the CPU state.
+What is hot is in the class `Core` of `_native` or of `portable`, with which `NativeRem` and `PortableRem`
+join this.  Here are the choice of the CPU and the CPU state.
 
 `CpuState.msr` has, under the number of IA32_TSC_ADJUST, the guest's own offset (its writes to IA32_TSC);
 the counter itself belongs to the kernel, which sets it with `set_tsc`.

@@ -51,8 +51,8 @@ def _forbids_code() -> str | None:
         mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
     except OSError as error:
         return (
-            f"REM writes machine code and runs it, which this host does not let processes do ({error.strerror});"
-            " allow it, by execmem in SELinux or an exception in PaX"
+            f"REM runs machine code that it writes, which this host forbids ({error.strerror}); allow it,"
+            " by execmem in SELinux or an exception in PaX"
         )
     return None
 

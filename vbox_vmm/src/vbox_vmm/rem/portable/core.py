@@ -102,7 +102,7 @@ class Core:
             raise RuntimeError("load libunicorn first; a vendor has 12 letters")
         if len(features) > ENV_FEATURE_WORDS:
             raise ValueError("too many feature words")
-        self.what_failed = ""
+        self._failure = ""
         self._running = False
         self._a20 = True
         self._signature = signature
@@ -240,6 +240,10 @@ class Core:
         self._exits.set_mmio(rows)
 
     @property
+    def what_failed(self) -> str:
+        return self._failure
+
+    @property
     def exits(self) -> int:
         """How many handlers were called."""
         return self._exits.count
@@ -288,7 +292,7 @@ class Core:
             self._running = False
         if result <= TRIPLE_FAULT:
             return int(result)
-        self.what_failed = f"{self._reason(result)} at RIP {self._m.env.eip:#x}"
+        self._failure = f"{self._reason(result)} at RIP {self._m.env.eip:#x}"
         return FAILED
 
     def _reason(self, result: int) -> str:
@@ -320,7 +324,8 @@ class Core:
         ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(u64[m.cpu.class_.address + CC_RESET])(m.cpu)
         lib.cpu_x86_update_cr4(m.env, 0)
         m.env.regs[R_DX] = self._signature
-        Segment(m.env.address + ENV_SEGS + _TR * SEGMENT_SIZE).flags &= ~TSS_BUSY  # set, it makes Unicorn abort
+        task = Segment(m.env.address + ENV_SEGS + _TR * SEGMENT_SIZE)
+        task.flags &= ~TSS_BUSY  # set, it makes Unicorn abort later
         m.cpu.interrupt_request = PRIVATE_REQUEST
         m.cpu.exception_index = -1
         if not self._a20:

@@ -15,8 +15,8 @@ def kick(machine: Machine) -> None:
 
 
 class Deadline:
-    """One engine's.  The thread starts with the first deadline; it knows nothing of the engine but its memory,
-    which must outlive it (see `stop`)."""
+    """One engine's.  The thread starts with the first deadline; it knows nothing of the engine but its
+    memory, which must outlive it (see `stop`)."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -29,7 +29,8 @@ class Deadline:
         self._expired = False
 
     def set(self, host_ns: int) -> None:
-        """Kick at this time; 0 for never.  The thread sleeps on until the earlier time when it is moved back."""
+        """Kick at this time; 0 for never.  The thread sleeps on until the earlier time when it is moved
+        back."""
         if self._thread is None:
             if host_ns == 0:
                 return

@@ -55,7 +55,8 @@ class Exits:
         self._mmio_hit: _Row | None = None
 
     def set_ports(self, exits: Sequence[Exit]) -> bytes:
-        """Returns a byte for each port: sizes that a string handler serves, reads from bit 0, writes from 4."""
+        """Returns a byte for each port: sizes that a string handler serves, reads from bit 0, writes from
+        4."""
         rows = _rows(exits, 0xFFFF)
         self._ports = {port: row for row in rows for port in range(row.first, row.last + 1)}
         strings = bytearray(0x10000)
@@ -188,7 +189,7 @@ class Exits:
             return _NO_VECTOR
 
 
-# --- callbacks ---------------------------------------------------------------------------------------------------------
+# --- callbacks ------------------------------------------------------------------------------------
 
 _exits: dict[int, weakref.ref[Exits]] = {}
 

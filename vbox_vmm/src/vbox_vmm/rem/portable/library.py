@@ -1,8 +1,9 @@
 """libunicorn in a copy of its own, taken in hand with thunks.
 
-The library is copied into anonymous memory and loaded from there: what is changed in it concerns nobody else who
-uses unicorn in this process, not even the native engine.  Every call inside it to a global function goes through
-the global offset table; we write our thunks into the few slots that matter.  Loading costs some 25 MB.
+The library is copied into anonymous memory and loaded from there: what is changed in it concerns nobody else
+who uses unicorn in this process, not even the native engine.  Every call inside it to a global function goes
+through the global offset table; we write our thunks into the few slots that matter.  Loading costs some 25
+MB.
 
 References: System V ABI, AMD64 supplement, chapter 5 (relocations); ELF gABI chapter 5 (dynamic section).
 """
@@ -12,12 +13,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 from attrs import frozen
 
-from .assembler import executable
 from .compiler import Program
 from .language import lib, python, u64
 from .structures import REPLACEMENT_SIZE, Replacement
@@ -52,8 +52,8 @@ class Library:
 
 
 def load(path: Path, callbacks: Mapping[str, int]) -> Library:
-    """Load and reroute; `callbacks` are the functions of `python`.  ImportError names what is missing, OSError
-    says that memory may not become executable."""
+    """Load and reroute; `callbacks` are the functions of `python`.  ImportError names what is missing,
+    OSError says that memory may not become executable."""
     handle = _load_copy(path)
     version = handle.uc_version(None, None)
     found = tuple(version >> shift & 0xFF for shift in (24, 16, 8))
@@ -72,10 +72,7 @@ def load(path: Path, callbacks: Mapping[str, int]) -> Library:
     program = Program()
     calls = _labels(program, catalogue.REROUTED_CALLS)
     tables = _labels(program, catalogue.REROUTED_TABLES)
-    rows = [
-        [program.add(thunk, **constants) for thunk, constants in (r.thunk, *([r.check] if r.check else []), *r.bulk)]
-        for r in replaced
-    ]
+    rows = [[program.add(thunk, **constants) for thunk, constants in r.thunks] for r in replaced]
     entries = {
         "run": program.add(running.run),
         "on_exception": program.add(running.on_exception),
@@ -95,9 +92,8 @@ def load(path: Path, callbacks: Mapping[str, int]) -> Library:
     for number, (r, labels) in enumerate(zip(replaced, rows, strict=True)):
         row = Replacement(ctypes.addressof(replacements) + number * REPLACEMENT_SIZE)
         row.original = lib.addresses[r.name]
-        row.ours, row.check, *bulk = *map(at, labels), *([0] if len(labels) == 1 else [])
-        for size, address in enumerate(bulk):
-            row.bulk[size] = address
+        for place, label in zip(Replacement.places, labels, strict=False):
+            u64[row.address + place] = at(label)
     return Library(handle, replacements, len(rows), **{name: at(label) for name, label in entries.items()})
 
 
@@ -184,6 +180,3 @@ class _Image:
             missing.discard(name)
         if missing:
             raise ImportError(f"libunicorn does not call {', '.join(sorted(missing))} through a slot")
-
-
-__all__ = ["Library", "executable", "load"]

@@ -14,7 +14,8 @@ from .thunks.memory import LOG_CLEAN, PAGE_BITS
 
 @frozen
 class _Mapping:
-    """Guest-physical [start, end); stores go to `write_host`, 0 drops them; `log` has a byte a page, once asked."""
+    """Guest-physical [start, end); stores go to `write_host`, 0 drops them; `log` has a byte a page, once
+    asked."""
 
     start: int
     end: int
@@ -99,9 +100,8 @@ class Slots:
                 self._publish()
             assert s.log is not None
             first, last = (start - s.start) >> PAGE_BITS, (end - s.start) >> PAGE_BITS
-            clean = bytes((LOG_CLEAN,))
             pages = bytes(page != LOG_CLEAN for page in s.log.raw[first:last])
-            s.log[first:last] = clean * (last - first)
+            ctypes.memset(ctypes.addressof(s.log) + first, LOG_CLEAN, last - first)
             at = (start - address) >> PAGE_BITS
             out[at : at + len(pages)] = pages
             if s.write_host and 1 in pages:

@@ -1,6 +1,7 @@
 """The CPU state as plain Python objects, between runs: as native/state.c has it.
 
-Between runs Unicorn keeps all flags in EFLAGS; entering the loop takes the arithmetic ones and DF out of it again.
+Between runs Unicorn keeps all flags in EFLAGS; entering the loop takes the arithmetic ones and DF out of it
+again.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _segment(env: Env, which: int) -> Segment:
     return Segment(env.address + ENV_SEGS + which * SEGMENT_SIZE)
 
 
-# --- x87 and SSE as FXSAVE writes them -----------------------------------------------------------------------------
+# --- x87 and SSE as FXSAVE writes them ------------------------------------------------------------
 
 
 def _fpu(env: Env) -> bytes:
@@ -112,7 +113,7 @@ def _set_fpu(env: Env, image: bytes) -> None:
     lib.update_mxcsr_status(env)
 
 
-# --- out -----------------------------------------------------------------------------------------------------------
+# --- out ------------------------------------------------------------------------------------------
 
 
 def get(m: Machine) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def get(m: Machine) -> dict[str, Any]:
     }
 
 
-# --- in ------------------------------------------------------------------------------------------------------------
+# --- in -------------------------------------------------------------------------------------------
 
 
 def check(state: dict[str, Any]) -> None:

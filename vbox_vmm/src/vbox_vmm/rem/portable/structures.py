@@ -184,11 +184,12 @@ class PageDesc(Struct):
 PAGE_DESC_SIZE = 24
 
 
-# --- our own -------------------------------------------------------------------------------------------------
+# --- our own --------------------------------------------------------------------------------------
 
 
 class Slot(Struct):
-    """Guest-physical [start, end) at `host`; stores go to `write_host`, 0 drops them; `log` has a byte a page."""
+    """Guest-physical [start, end) at `host`; stores go to `write_host`, 0 drops them; `log` has a byte a
+    page."""
 
     start = Field(u64, 0)
     end = Field(u64, 8)
@@ -208,6 +209,7 @@ class Replacement(Struct):
     ours = Field(u64, 8)
     check = Field(u64, 16)
     bulk = Array(u64, 24)
+    places = (8, 16, 24, 32, 40)
 
 
 REPLACEMENT_SIZE = 48
@@ -271,5 +273,3 @@ class Machine(Struct):
     cpuid = Field(u64, _next())
     cpuid_count = Field(u64, _next())
     size = _next()
-
-

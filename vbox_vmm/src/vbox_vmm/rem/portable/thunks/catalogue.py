@@ -1,7 +1,7 @@
 """Which thunk stands for which function of Unicorn's.
 
-Rerouted functions are those that the library calls (or keeps the address of) through a slot; replaced ones are
-helpers, whose calls the translator emits.  Names are without the suffix of the architecture.
+Rerouted functions are those that the library calls (or keeps the address of) through a slot; replaced ones
+are helpers, whose calls the translator emits.  Names are without the suffix of the architecture.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
 from . import debug, exits, helpers, memory, ports, running, sse, translation
 
@@ -19,12 +19,11 @@ _LETTERS = {"b": 1, "w": 2, "l": 4}
 
 @frozen
 class Replaced:
-    """A helper, its thunk, and for a port helper those of INS and OUTS."""
+    """A helper and its thunk; for a port helper also what checks INS and OUTS, and what serves their repeated
+    forms with addresses of 16, 32 and 64 bits."""
 
     name: str
-    thunk: Thunk
-    check: Thunk | None = None
-    bulk: list[Thunk] = field(factory=list)
+    thunks: tuple[Thunk, ...]
 
 
 REROUTED_CALLS: dict[str, Thunk] = {
@@ -89,21 +88,21 @@ _HORIZONTAL = ("phaddw", "phaddd", "phaddsw", "phsubw", "phsubd", "phsubsw")
 def replaced(address: Callable[[str], int], features: int) -> Iterator[Replaced]:
     """All replaced helpers; `address` finds an original, `features` is what the host has."""
     for thunk in _PLAIN:
-        yield Replaced(f"helper_{thunk.__name__}", (thunk, {}))
-    yield Replaced("helper_pcmpestri_xmm", (helpers.compare_strings, {"is_mask": 0}))
-    yield Replaced("helper_pcmpestrm_xmm", (helpers.compare_strings, {"is_mask": 1}))
+        yield Replaced(f"helper_{thunk.__name__}", ((thunk, {}),))
+    yield Replaced("helper_pcmpestri_xmm", ((helpers.compare_strings, {"is_mask": 0}),))
+    yield Replaced("helper_pcmpestrm_xmm", ((helpers.compare_strings, {"is_mask": 1}),))
     for name in _HORIZONTAL:
         full = f"helper_{name}_xmm"
-        yield Replaced(full, (helpers.horizontal, {"original": address(full)}))
+        yield Replaced(full, ((helpers.horizontal, {"original": address(full)}),))
     for name in ("helper_fcomi_ST0_FT0", "helper_fucomi_ST0_FT0"):
-        yield Replaced(name, (helpers.fcomi, {"original": address(name)}))
-    yield Replaced("helper_fisttl_ST0", (helpers.fisttl, {}))
-    yield Replaced("helper_fisttll_ST0", (helpers.fisttll, {}))
+        yield Replaced(name, ((helpers.fcomi, {"original": address(name)}),))
+    yield Replaced("helper_fisttl_ST0", ((helpers.fisttl, {}),))
+    yield Replaced("helper_fisttll_ST0", ((helpers.fisttll, {}),))
     for letter, size in _LETTERS.items():
         check = (ports.string_check, {"size": size})
         ways = ((ports.port_in, ports.string_in, "in"), (ports.port_out, ports.string_out, "out"))
         for item, string, way in ways:
-            bulk: list[Thunk] = [(string, {"size": size, "bits": bits}) for bits in (16, 32, 64)]
-            yield Replaced(f"helper_{way}{letter}", (item, {"size": size}), check, bulk)
+            bulk = ((string, {"size": size, "bits": bits}) for bits in (16, 32, 64))
+            yield Replaced(f"helper_{way}{letter}", ((item, {"size": size}), check, *bulk))
     for name, thunk, constants in sse.replacements(features):
-        yield Replaced(f"helper_{name}", (thunk, constants))
+        yield Replaced(f"helper_{name}", ((thunk, constants),))

@@ -1,9 +1,9 @@
 """DR0 to DR7, and ICEBP: thunks as in native/debug.c, where the reasons are.
 
 A data breakpoint is a trap.  TLB entries of a watched page carry WATCHPOINT, which sends accesses through
-`watch_access`.  The first time, the instruction is abandoned before the access and translated again as a block
-of its own (`stepping`); the second time the access is made and noted, and when the block ends `debug_attend`
-raises #DB.
+`watch_access`.  The first time, the instruction is abandoned before the access and translated again as a
+block of its own (`stepping`); the second time the access is made and noted, and when the block ends
+`debug_attend` raises #DB.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def raise_debug(env: Env, hits: int, back: int) -> None:
     lib.raise_exception_err_ra(env, VECTOR_DB, 0, back)
 
 
-# --- data ----------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def watch_access(m: Machine, address: int, size: int, store: int, back: int) -> None:
@@ -82,7 +82,7 @@ def watchpoint_insert(cpu: Cpu) -> int:
     return 0
 
 
-# --- code ----------------------------------------------------------------------------------------------------
+# --- code -----------------------------------------------------------------------------------------
 
 
 def debug(env: Env) -> None:
@@ -108,8 +108,7 @@ def skip_icebp(m: Machine) -> int:
         if byte == 0xF1:
             env.eip += i + 1
             return 1
-        is_segment = (byte & 0xE7) == 0x26 or byte == 0x64 or byte == 0x65
-        is_prefix = is_segment or byte == 0x66 or byte == 0x67 or byte == 0xF2 or byte == 0xF3
+        is_prefix = byte in (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3)
         if not is_prefix and not (is_long and (byte & 0xF0) == 0x40):
             return 0
     return 0
@@ -129,7 +128,7 @@ def debug_vector(m: Machine, vector: int) -> int:
     return result
 
 
-# --- the registers ---------------------------------------------------------------------------------------------
+# --- the registers --------------------------------------------------------------------------------
 
 
 def check_general_detect(env: Env, back: int) -> None:
@@ -141,14 +140,14 @@ def check_general_detect(env: Env, back: int) -> None:
 def get_dr(env: Env, number: Int32) -> int:
     """helper_get_dr."""
     check_general_detect(env, here())
-    return tail(lib.helper_get_dr, env, number)
+    tail(lib.helper_get_dr, env, number)
 
 
 def set_dr(env: Env, number: Int32, value: int) -> None:
     """helper_set_dr."""
     check_general_detect(env, here())
-    if (number == 4 or number == 5) and env.cr[4] & 8:
+    if number in (4, 5) and env.cr[4] & 8:
         lib.raise_exception_err_ra(env, VECTOR_UD, 0, here())
     if number >= 4 and value >> 32 and env.hflags & HF_CS64:
         lib.raise_exception_err_ra(env, VECTOR_GP, 0, here())
-    return tail(lib.helper_set_dr, env, number, value)
+    tail(lib.helper_set_dr, env, number, value)

@@ -1,18 +1,18 @@
 """Where accesses to I/O come in, on their way to a callback in Python: as native/exits.c has it.
 
-Loads and stores of translated code arrive at `load` and `store`; Unicorn would make two aligned accesses of one
-that is not aligned, which a device would notice.  Instruction fetches, and helpers that access memory
-themselves, arrive at `dispatch_read` and `dispatch_write`.  All that can fault is done before Python is called.
+Loads and stores of translated code arrive at `load` and `store`; Unicorn would make two aligned accesses of
+one that is not aligned, which a device would notice.  Instruction fetches, and helpers that access memory
+themselves, arrive at `dispatch_read` and `dispatch_write`.  All that can fault is done before Python is
+called.
 """
 
 from __future__ import annotations
 
 from ..language import UInt32, lib, python, tail, u8, u16, u32, u64
-from ..layout import HF_CS64, TLB_INVALID, TLB_MMIO
+from ..layout import CPU_ENV, HF_CS64, TLB_INVALID, TLB_MMIO
 from ..structures import Cpu, Env, Machine, TlbEntry
 from .debug import watch_access
 from .memory import (
-    CPU_ENV,
     PAGE_MASK,
     PAGE_SIZE,
     entry_of,
@@ -20,10 +20,9 @@ from .memory import (
     machine_of_uc,
     plain_memory,
     slot_store,
-
 )
 
-# --- fetches and helpers -----------------------------------------------------------------------------------------
+# --- fetches and helpers --------------------------------------------------------------------------
 
 
 def mmio_write(m: Machine, address: int, size: int, value: int) -> None:
@@ -43,7 +42,7 @@ def dispatch_write(uc: int, region: int, address: int, value: int, op: UInt32) -
     return 0
 
 
-# --- translated code ---------------------------------------------------------------------------------------------
+# --- translated code ------------------------------------------------------------------------------
 
 
 def hits(tag: int, address: int) -> int:
@@ -120,13 +119,13 @@ def load(env: Env, address: int, oi: UInt32, back: int, *, size: int) -> int:
     if size > 1 and spans_io(env, oi & 15, address, size, 0, back):
         return load_bytes(env, address, oi & 15, size, back)
     if size == 1:
-        return tail(lib.helper_ret_ldub_mmu, env, address, oi, back)
+        tail(lib.helper_ret_ldub_mmu, env, address, oi, back)
     elif size == 2:
-        return tail(lib.helper_le_lduw_mmu, env, address, oi, back)
+        tail(lib.helper_le_lduw_mmu, env, address, oi, back)
     elif size == 4:
-        return tail(lib.helper_le_ldul_mmu, env, address, oi, back)
+        tail(lib.helper_le_ldul_mmu, env, address, oi, back)
     else:
-        return tail(lib.helper_le_ldq_mmu, env, address, oi, back)
+        tail(lib.helper_le_ldq_mmu, env, address, oi, back)
 
 
 def store(env: Env, address: int, value: int, oi: UInt32, back: int, *, size: int) -> None:
@@ -140,16 +139,16 @@ def store(env: Env, address: int, value: int, oi: UInt32, back: int, *, size: in
     elif size > 1 and spans_io(env, oi & 15, address, size, 1, back):
         store_bytes(env, address, value, oi & 15, size, back)
     elif size == 1:
-        return tail(lib.helper_ret_stb_mmu, env, address, value, oi, back)
+        tail(lib.helper_ret_stb_mmu, env, address, value, oi, back)
     elif size == 2:
-        return tail(lib.helper_le_stw_mmu, env, address, value, oi, back)
+        tail(lib.helper_le_stw_mmu, env, address, value, oi, back)
     elif size == 4:
-        return tail(lib.helper_le_stl_mmu, env, address, value, oi, back)
+        tail(lib.helper_le_stl_mmu, env, address, value, oi, back)
     else:
-        return tail(lib.helper_le_stq_mmu, env, address, value, oi, back)
+        tail(lib.helper_le_stq_mmu, env, address, value, oi, back)
 
 
-# --- loads and stores of Unicorn's helpers: interrupt frames, descriptors, FXSAVE ---------------------------------
+# --- loads and stores of Unicorn's helpers: interrupt frames, descriptors, FXSAVE -----------------
 # Unicorn walks its hooks and regions for each; what is plain memory needs neither.
 
 
@@ -159,19 +158,19 @@ def helper_load(env: Env, address: int, mode: UInt32, back: int, *, size: int) -
     if size == 1:
         if host:
             return u8[host]
-        return tail(lib.cpu_ldub_mmuidx_ra, env, address, mode, back)
+        tail(lib.cpu_ldub_mmuidx_ra, env, address, mode, back)
     elif size == 2:
         if host:
             return u16[host]
-        return tail(lib.cpu_lduw_mmuidx_ra, env, address, mode, back)
+        tail(lib.cpu_lduw_mmuidx_ra, env, address, mode, back)
     elif size == 4:
         if host:
             return u32[host]
-        return tail(lib.cpu_ldl_mmuidx_ra, env, address, mode, back)
+        tail(lib.cpu_ldl_mmuidx_ra, env, address, mode, back)
     else:
         if host:
             return u64[host]
-        return tail(lib.cpu_ldq_mmuidx_ra, env, address, mode, back)
+        tail(lib.cpu_ldq_mmuidx_ra, env, address, mode, back)
 
 
 def helper_store(env: Env, address: int, value: int, mode: UInt32, back: int, *, size: int) -> None:
@@ -179,17 +178,17 @@ def helper_store(env: Env, address: int, value: int, mode: UInt32, back: int, *,
     host = plain_memory(env, address, mode, size, 1)
     if size == 1:
         if not host:
-            return tail(lib.cpu_stb_mmuidx_ra, env, address, value, mode, back)
+            tail(lib.cpu_stb_mmuidx_ra, env, address, value, mode, back)
         u8[host] = value
     elif size == 2:
         if not host:
-            return tail(lib.cpu_stw_mmuidx_ra, env, address, value, mode, back)
+            tail(lib.cpu_stw_mmuidx_ra, env, address, value, mode, back)
         u16[host] = value
     elif size == 4:
         if not host:
-            return tail(lib.cpu_stl_mmuidx_ra, env, address, value, mode, back)
+            tail(lib.cpu_stl_mmuidx_ra, env, address, value, mode, back)
         u32[host] = value
     else:
         if not host:
-            return tail(lib.cpu_stq_mmuidx_ra, env, address, value, mode, back)
+            tail(lib.cpu_stq_mmuidx_ra, env, address, value, mode, back)
         u64[host] = value

@@ -1,10 +1,10 @@
 """Instructions that Unicorn leaves to its user or does not do as the CPU does: as native/helpers.c has them.
 
-Translated code calls these in place of Unicorn's helpers.  `here()` is then where in the block a fault is to be;
-what goes on in Unicorn's own function does so by `tail`, so that this finds the same place.
+Translated code calls these in place of Unicorn's helpers.  `here()` is then where in the block a fault is to
+be; what goes on in Unicorn's own function does so by `tail`, so that this finds the same place.
 
-References: Intel SDM volume 2 (SYSENTER, RDTSC), volume 1 section 19.5 (I/O permission bit map); AMD APM volume 3
-(SYSCALL).
+References: Intel SDM volume 2 (SYSENTER, RDTSC), volume 1 section 19.5 (I/O permission bit map); AMD APM
+volume 3 (SYSCALL).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def segment(env: Env, which: int) -> Segment:
     return Segment(env.address + which * SEGMENT_SIZE + ENV_SEGS)
 
 
-# --- flags: Unicorn keeps the arithmetic ones and DF apart while guest code runs ----------------------------------
+# --- flags: Unicorn keeps the arithmetic ones and DF apart while guest code runs ------------------
 
 
 def flags_now(env: Env) -> int:
@@ -85,7 +85,7 @@ def flags_load(env: Env, flags: int) -> None:
     env.eflags = (flags & ~(FLAGS_ARITHMETIC | FLAG_DF)) | 2
 
 
-# --- system calls ---------------------------------------------------------------------------------------------------
+# --- system calls ---------------------------------------------------------------------------------
 
 
 def flat_segment(env: Env, which: int, selector: int, flags: int) -> None:
@@ -136,20 +136,20 @@ def sysenter(env: Env, length: Int32) -> None:
     update_hflags(env)
 
 
-# --- INT n: remember where it stands ------------------------------------------------------------------------------
+# --- INT n: remember where it stands --------------------------------------------------------------
 
 
 def raise_interrupt(env: Env, vector: int, length: int) -> None:
     machine_of(env).interrupt_eip = env.eip
-    return tail(lib.helper_raise_interrupt, env, vector, length)
+    tail(lib.helper_raise_interrupt, env, vector, length)
 
 
 def into(env: Env, length: int) -> None:
     machine_of(env).interrupt_eip = env.eip
-    return tail(lib.helper_into, env, length)
+    tail(lib.helper_into, env, length)
 
 
-# --- control registers: Unicorn takes any value ------------------------------------------------------------------------
+# --- control registers: Unicorn takes any value ---------------------------------------------------
 
 
 def has_feature(env: Env, word: int, bit: int) -> int:
@@ -195,19 +195,19 @@ def write_crN(env: Env, number: Int32, wide: int) -> None:
         valid = value < 16
     if not valid:
         lib.raise_exception_err_ra(env, VECTOR_GP, 0, here())
-    return tail(lib.helper_write_crN, env, number, value)
+    tail(lib.helper_write_crN, env, number, value)
 
 
 def read_crN(env: Env, number: Int32) -> int:
     if number == 8:
         return env.tpr & 15
-    return tail(lib.helper_read_crN, env, number)
+    tail(lib.helper_read_crN, env, number)
 
 
 def ldmxcsr(env: Env, value: UInt32) -> None:
     if value >> 16:
         lib.raise_exception_err_ra(env, VECTOR_GP, 0, here())
-    return tail(lib.helper_ldmxcsr, env, value)
+    tail(lib.helper_ldmxcsr, env, value)
 
 
 VM_IN_BYTE = FLAG_VM >> (FLAG_VM_BYTE * 8)
@@ -224,16 +224,16 @@ def iret_protected(env: Env, shift: Int32, following: int) -> None:
         byte = u8(lib.cpu_ldub_mmuidx_ra(env, address, data_mode(env), here()))
         if byte & VM_IN_BYTE:
             lib.cpu_stb_mmuidx_ra(env, address, byte & ~VM_IN_BYTE, data_mode(env), here())
-    return tail(lib.helper_iret_protected, env, shift, following)
+    tail(lib.helper_iret_protected, env, shift, following)
 
 
 def ltr(env: Env, selector: UInt32) -> None:
     if not selector & 0xFFFC:
         lib.raise_exception_err_ra(env, VECTOR_GP, 0, here())
-    return tail(lib.helper_ltr, env, selector)
+    tail(lib.helper_ltr, env, selector)
 
 
-# --- PCMPESTRI and PCMPESTRM: Unicorn reads far beyond the operands when a length has no absolute value ----------------
+# --- PCMPESTRI and PCMPESTRM: Unicorn reads far beyond the operands when a length has no absolute value
 
 SIGN = 1 << 63
 
@@ -266,7 +266,7 @@ def horizontal(env: Env, d: int, s: int, *, original: int) -> None:
     call(original, env, d, copy)
 
 
-# --- x87 ----------------------------------------------------------------------------------------------------------------
+# --- x87 ------------------------------------------------------------------------------------------
 
 
 def fcomi(env: Env, *, original: int) -> None:
@@ -290,7 +290,7 @@ def fisttll(env: Env) -> int:
     return SIGN if is_beyond(env, 64) else lib.helper_fisttll_ST0(env)
 
 
-# --- time-stamp counter, MSRs, CPUID ---------------------------------------------------------------------------------------
+# --- time-stamp counter, MSRs, CPUID --------------------------------------------------------------
 
 MSR_TSC, MSR_TSC_ADJUST = 0x10, 0x3B
 
@@ -328,12 +328,12 @@ def rdmsr(env: Env) -> None:
     elif number == MSR_TSC_ADJUST:
         set_edx_eax(env, machine_of(env).tsc_offset)
     else:
-        return tail(lib.helper_rdmsr, env)
+        tail(lib.helper_rdmsr, env)
 
 
 def is_canonical(address: int) -> int:
     high = address >> 47
-    return high == 0 or high == 0x1FFFF
+    return high in (0, 0x1FFFF)
 
 
 def efer_is_valid(env: Env, value: int) -> int:
@@ -348,7 +348,7 @@ def efer_is_valid(env: Env, value: int) -> int:
 def pat_is_valid(value: int) -> int:
     for i in range(8):
         kind = value >> (i * 8) & 0xFF
-        if kind > 7 or kind == 2 or kind == 3:
+        if kind > 7 or kind in (2, 3):
             return 0
     return 1
 
@@ -381,7 +381,7 @@ def wrmsr(env: Env) -> None:
     elif number == MSR_TSC_ADJUST:
         m.tsc_offset = value
     else:
-        return tail(lib.helper_wrmsr, env)
+        tail(lib.helper_wrmsr, env)
 
 
 def rdpmc(env: Env) -> None:

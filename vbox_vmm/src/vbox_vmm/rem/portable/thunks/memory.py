@@ -1,9 +1,9 @@
 """Guest-physical memory for thunks: slots of host memory, and how the CPU's TLB leads to them.
 
-Unicorn's own memory regions are not used: where it fills a TLB entry (`tlb_set_page_with_attrs`) this fills it
-from the slots, as native/memory.c does, where the reasons are.  In short: the translator's "RAM address" of
-code is its host address; while a host page holds translated code, every TLB entry that can store to it carries
-NOTDIRTY; pages that are clean in the dirty log are entered without a right to store.
+Unicorn's own memory regions are not used: where it fills a TLB entry (`tlb_set_page_with_attrs`) this fills
+it from the slots, as native/memory.c does, where the reasons are.  In short: the translator's "RAM address"
+of code is its host address; while a host page holds translated code, every TLB entry that can store to it
+carries NOTDIRTY; pages that are clean in the dirty log are entered without a right to store.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def machine_of_cpu(cpu: Cpu) -> Machine:
     return Machine(u64[cpu.uc + OUR_MACHINE])
 
 
-# --- translated code -----------------------------------------------------------------------------------------
+# --- translated code ------------------------------------------------------------------------------
 
 
 def page_find(m: Machine, host: int) -> PageDesc:
@@ -122,7 +122,7 @@ def invalidate_host(m: Machine, host: int, size: int) -> None:
         at = following
 
 
-# --- slots ---------------------------------------------------------------------------------------------------
+# --- slots ----------------------------------------------------------------------------------------
 
 
 def slot_find(m: Machine, address: int) -> Slot:
@@ -153,7 +153,7 @@ def log_store(s: Slot, address: int) -> None:
             u8[state] = LOG_DIRTY
 
 
-# --- TLB entries ---------------------------------------------------------------------------------------------
+# --- TLB entries ----------------------------------------------------------------------------------
 
 SLOW, FAST, NO_STORE = range(3)
 
@@ -201,7 +201,8 @@ def unprotect_code(uc: int, host: int) -> None:
 
 
 def nothing() -> None:
-    """tlb_set_dirty, tlb_reset_dirty_by_vaddr: upkeep of NOTDIRTY by virtual address, which misses aliases."""
+    """tlb_set_dirty, tlb_reset_dirty_by_vaddr: upkeep of NOTDIRTY by virtual address, which misses
+    aliases."""
 
 
 def ram_address(uc: int, host: int) -> int:
@@ -316,10 +317,10 @@ def set_page(
 def tlb_fill(cpu: Cpu, address: int, size: int, access: UInt32, mode: int, probe: int) -> int:
     """CPUClass.tlb_fill: a fill knows whether it is for a store."""
     machine_of_cpu(cpu).filling_for_store = access == 1
-    return tail(lib.x86_cpu_tlb_fill, cpu, address, size, access, mode, probe)
+    tail(lib.x86_cpu_tlb_fill, cpu, address, size, access, mode, probe)
 
 
-# --- the CPU's own accesses to page tables --------------------------------------------------------------------
+# --- the CPU's own accesses to page tables --------------------------------------------------------
 
 
 def load_u32(cpu: Cpu, address: int) -> int:
@@ -367,7 +368,7 @@ def store_u64(cpu: Cpu, address: int, value: int) -> None:
     slot_store(machine_of_cpu(cpu), address, value, 8)
 
 
-# --- TLB entries as others look at them ------------------------------------------------------------------------
+# --- TLB entries as others look at them -----------------------------------------------------------
 
 
 def entry_of(env: Env, mode: int, address: int) -> TlbEntry:

@@ -1,9 +1,11 @@
-"""IN, OUT, INS and OUTS: permission, and the way to a callback in Python; as native/helpers.c and strings.c have it.
+"""IN, OUT, INS and OUTS: permission, and the way to a callback in Python; as native/helpers.c and strings.c
+have it.
 
-Unicorn translates REP INS and REP OUTS to a loop that calls a port helper once an item.  Where the region has a
-string handler, the first of these calls moves many items at once and sets (E|R)CX and (E|R)DI or SI so that the
-loop finds the last of them done.  It goes item by item whenever that could be noticed: DF set, single step, data
-breakpoints, memory that is not plain RAM, the end of a page or of 64 KiB in 16-bit addressing.
+Unicorn translates REP INS and REP OUTS to a loop that calls a port helper once an item.  Where the region
+has a string handler, the first of these calls moves many items at once and sets (E|R)CX and (E|R)DI or SI so
+that the loop finds the last of them done.  It goes item by item whenever that could be noticed: DF set,
+single step, data breakpoints, memory that is not plain RAM, the end of a page or of 64 KiB in 16-bit
+addressing.
 
 Trap: a handler may change translations and the memory map; the place is looked up again behind it.
 """
@@ -42,7 +44,7 @@ def check_permission(env: Env, port: int, size: int, back: int) -> None:
         return
     tss = segment(env, TR)
     kind = tss.flags >> 8 & 15
-    if tss.flags & DESC_P and (kind == 9 or kind == 11) and tss.limit >= 103:
+    if tss.flags & DESC_P and kind in (9, 11) and tss.limit >= 103:
         no_smap = not env.hflags & HF_SMAP or ((env.hflags & HF_CPL) < 3 and env.eflags & FLAG_AC)
         mode = MMU_KNOSMAP if no_smap else MMU_KSMAP
         at = u16(lib.cpu_lduw_mmuidx_ra(env, tss.base + 0x66, mode, back)) + (port >> 3)
@@ -70,7 +72,7 @@ def string_check(env: Env, *, size: int) -> None:
     check_permission(env, env.regs[R_DX] & 0xFFFF, size, here())
 
 
-# --- many items in one call -----------------------------------------------------------------------------------------
+# --- many items in one call -----------------------------------------------------------------------
 
 
 def cut(value: int, bits: int) -> int:
@@ -121,7 +123,9 @@ def string_in(env: Env, wide: UInt32, *, size: int, bits: int) -> int:
         address = linear(env, SEG_ES, R_DI, bits)
         count = items(m, env, address, R_DI, size, bits)
         if count > 1 and plain_memory(env, address, mode, size, 1):
-            taken = python.port_read_string(m, port, size, count)  # how many items; the first lies before the page
+            taken = python.port_read_string(
+                m, port, size, count
+            )  # how many items; the first lies before the page
             if taken:
                 first = u64[m.transfer - 8]
                 rest = (taken - 1) * size

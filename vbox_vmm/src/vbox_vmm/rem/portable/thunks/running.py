@@ -6,7 +6,19 @@ its first instruction; then Unicorn's loop calls `exec_interrupt`, where everyth
 
 from __future__ import annotations
 
-from ..language import EXCHANGE_U32, MULTIPLY_SHIFT_40, Int32, UInt32, buffer, execute, lib, python, tail, u64
+from ..language import (
+    EXCHANGE_U32,
+    MULTIPLY_SHIFT_40,
+    UInt32,
+    buffer,
+    execute,
+    lib,
+    python,
+    tail,
+    u8,
+    u32,
+    u64,
+)
 from ..layout import (
     ENV_MP_STATE,
     EXCP_DEBUG,
@@ -30,7 +42,6 @@ from ..layout import (
     VECTOR_TS,
     VECTOR_UD,
 )
-from ..language import u8, u32
 from ..structures import Cpu, Env, Machine
 from .debug import debug_attend, debug_vector
 from .memory import machine_of, machine_of_cpu
@@ -44,7 +55,7 @@ M_KICKED = Machine.kicked.offset
 CLOCK_MONOTONIC = 1
 
 
-# --- interrupts and exceptions -------------------------------------------------------------------------------------
+# --- interrupts and exceptions --------------------------------------------------------------------
 
 
 def delivery_error(env: Env, number: int, error: int) -> int:
@@ -64,11 +75,11 @@ def delivery_error(env: Env, number: int, error: int) -> int:
 
 
 def raise_exception_err(env: Env, number: UInt32, error: UInt32) -> None:
-    return tail(lib.raise_exception_err, env, number, delivery_error(env, number, error))
+    tail(lib.raise_exception_err, env, number, delivery_error(env, number, error))
 
 
 def raise_exception_err_ra(env: Env, number: UInt32, error: UInt32, back: int) -> None:
-    return tail(lib.raise_exception_err_ra, env, number, delivery_error(env, number, error), back)
+    tail(lib.raise_exception_err_ra, env, number, delivery_error(env, number, error), back)
 
 
 def abort(cpu: Cpu, text: int) -> None:
@@ -116,7 +127,7 @@ def on_exception(uc: int, wanted: UInt32, machine: Machine) -> None:
     if env.exception_is_int:
         # Unicorn has moved EIP on; a fault of the delivery must report the INT itself.
         env.eip = machine.interrupt_eip
-    if number == VECTOR_DB or number == VECTOR_UD or machine.stepping:
+    if number in (VECTOR_DB, VECTOR_UD) or machine.stepping:
         number = debug_vector(machine, number)
         machine.cpu.exception_index = number
     machine.delivering = number
@@ -125,7 +136,7 @@ def on_exception(uc: int, wanted: UInt32, machine: Machine) -> None:
     machine.delivering = NONE
 
 
-# --- running -------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
 def has_wake_event(m: Machine) -> int:
@@ -163,15 +174,13 @@ def run(m: Machine) -> int:
                 m.shut_down = 1
         elif result == EXCP_GAVE_UP:
             return FAILED
-        elif not (
-            result == EXCP_INTERRUPT or result == EXCP_HALTED or result == EXCP_YIELD or result == EXCP_DEBUG
-        ):
+        elif result not in (EXCP_INTERRUPT, EXCP_HALTED, EXCP_YIELD, EXCP_DEBUG):
             return STOPPED + (result << 16)
         if u32[uc + UC_INVALID_ERROR]:
             return UNICORN_ERROR + (u32[uc + UC_INVALID_ERROR] << 16)
 
 
-# --- time ------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 def tsc_read(m: Machine) -> int:

@@ -1,8 +1,8 @@
 """SSE floating point by the host's own, which says which exceptions there were: as native/sse.c has it.
 
-Traps: the host's MXCSR must be as C expects it whenever anything else goes on; all exceptions are masked while
-we compute, and what the guest does not mask is raised before the result is stored.  Thunks use no XMM register,
-so what `execute` leaves in XMM0 is there until the next call of C code.
+Traps: the host's MXCSR must be as C expects it whenever anything else goes on; all exceptions are masked
+while we compute, and what the guest does not mask is raised before the result is stored.  Thunks use no XMM
+register, so what `execute` leaves in XMM0 is there until the next call of C code.
 
 References: Intel SDM volume 1 sections 10.2.3 and 11.5; volume 2 for each instruction.
 """
@@ -37,8 +37,9 @@ def begin(guest: int, word: int) -> None:
 
 
 def is_noted(guest: int, word: int) -> int:
-    """Loading MXCSR takes the host longer than the arithmetic.  While the guest has the usual control bits, and
-    what the host has noted since it was loaded is noted by the guest as well, nothing has to be loaded."""
+    """Loading MXCSR takes the host longer than the arithmetic.  While the guest has the usual control bits,
+    and what the host has noted since it was loaded is noted by the guest as well, nothing has to be
+    loaded."""
     execute(STMXCSR, word)
     return (guest & (MXCSR_CONTROL | MXCSR_MASKS)) == MXCSR_MASKS and not u32[word] & MXCSR_FLAGS & ~guest
 
@@ -124,7 +125,7 @@ def later_features() -> int:
 CPUID_1_ECX = bytes.fromhex("53 b801000000 0fa2 89c8 5b")
 HAS_SSE3, HAS_SSE4_1 = 1, 1 << 19
 
-# --- which helper is which instruction ---------------------------------------------------------------------------------
+# --- which helper is which instruction ------------------------------------------------------------
 
 Row = tuple[str, Callable[..., Any], dict[str, bytes]]
 
@@ -148,7 +149,7 @@ _TO_INTEGER = {
     "cvtss2si": "f30f2d", "cvtsd2si": "f20f2d", "cvttss2si": "f30f2c", "cvttsd2si": "f20f2c",
     "cvtss2sq": "f3480f2d", "cvtsd2sq": "f2480f2d", "cvttss2sq": "f3480f2c", "cvttsd2sq": "f2480f2c",
 }  # fmt: skip
-_ROUNDING = {"roundps_xmm": "08", "roundpd_xmm": "09", "roundss_xmm": "0a", "roundsd_xmm": "0b"}
+_ROUNDING = {"ps": "660f3a08", "pd": "660f3a09", "ss": "660f3a0a", "sd": "660f3a0b"}
 _XMM0_XMM1, _RAX_XMM0 = b"\xc1", b"\xc0"
 _ROUND_BY_MXCSR, _QUIETLY = b"\x04", b"\x0c"
 
@@ -163,8 +164,8 @@ def replacements(features: int) -> Iterator[Row]:
             operations["cmp" + name + suffix] = prefix + b"\x0f\xc2" + _XMM0_XMM1 + bytes((number,))
     if features & HAS_SSE3:
         operations |= {name: bytes.fromhex(code) + _XMM0_XMM1 for name, code in _SSE3.items()}
-    for name, code in operations.items():
-        yield name, operation, {"code": LOAD_BOTH + code}
+    for name, instruction in operations.items():
+        yield name, operation, {"code": LOAD_BOTH + instruction}
     for name, code in _COMPARISONS.items():
         yield name, comparison, {"code": LOAD_BOTH + bytes.fromhex(code) + _XMM0_XMM1 + FLAGS_TO_RAX}
     for name, code in _FROM_INTEGER.items():
@@ -172,10 +173,10 @@ def replacements(features: int) -> Iterator[Row]:
     for name, code in _TO_INTEGER.items():
         yield name, to_integer, {"code": LOAD_XMM0 + bytes.fromhex(code) + _RAX_XMM0}
     if features & HAS_SSE4_1:
-        for name, opcode in _ROUNDING.items():
-            instruction = LOAD_BOTH + b"\x66\x0f\x3a" + bytes.fromhex(opcode) + _XMM0_XMM1
+        for name, code in _ROUNDING.items():
+            instruction = LOAD_BOTH + bytes.fromhex(code) + _XMM0_XMM1
             yield (
-                name,
+                f"round{name}_xmm",
                 rounding,
                 {"code": instruction + _ROUND_BY_MXCSR, "quiet": instruction + _QUIETLY},
             )

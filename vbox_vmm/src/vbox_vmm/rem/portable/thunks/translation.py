@@ -101,7 +101,7 @@ def is_restricted(env: Env) -> int:
     return env.cr[0] & 1 and (flags & FLAG_VM or (env.hflags & HF_CPL) > (flags >> 12 & 3))
 
 
-# --- INS and OUTS ----------------------------------------------------------------------------------------------------
+# --- INS and OUTS ---------------------------------------------------------------------------------
 
 
 def code_byte(env: Env, pc: int) -> int:
@@ -123,16 +123,16 @@ def bulk_helper(env: Env, r: Replacement, pc: int) -> int:
                 return 0
             size = 2 - other_size if hflags & HF_CS64 else ((hflags & HF_CS32) != 0) ^ other_size
             return r.bulk[size]
-        if byte == 0xF2 or byte == 0xF3:
+        if byte in (0xF2, 0xF3):
             repeated = 1
         elif byte == 0x67:
             other_size = 1
-        elif byte != 0x66 and byte != 0xF0 and not (hflags & HF_CS64 and (byte & 0xF0) == 0x40):
+        elif byte not in (0x66, 0xF0) and not (hflags & HF_CS64 and (byte & 0xF0) == 0x40):
             return 0
     return 0
 
 
-# --- rerouted ----------------------------------------------------------------------------------------------------------
+# --- rerouted -------------------------------------------------------------------------------------
 
 
 def call_helper(tcg: int, function: int, result: int, count: Int32, arguments: int) -> None:
@@ -169,4 +169,4 @@ def exit_block(tcg: int, block: int, index: UInt32) -> None:
         u8[m.exit_label] |= 1  # present
         lib.tcg_gen_op1(tcg, OPCODE_SET_LABEL, m.exit_label)
         m.exit_label = 0
-    return tail(lib.tcg_gen_exit_tb, tcg, block, index)
+    tail(lib.tcg_gen_exit_tb, tcg, block, index)
