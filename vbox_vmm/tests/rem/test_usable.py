@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import platform
 import subprocess
 import sys
@@ -14,12 +15,13 @@ from vbox_vmm import rem
 from vbox_vmm.rem import probe
 
 
-def test_registration_announces_one_engine() -> None:
+def test_registration_announces_both_engines_the_native_one_preferred() -> None:
     types: list[EngineType] = []
 
     rem.vbox_register_engines(types.append)
 
-    assert [(t.name, t.usable()) for t in types] == [("rem", None)]
+    types.sort(key=lambda t: t.preference, reverse=True)
+    assert [(t.name, t.usable()) for t in types] == [("rem", None), ("rem-portable", None)]
 
 
 def test_import_loads_neither_unicorn_nor_the_native_module() -> None:
@@ -61,14 +63,38 @@ def test_other_platform_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "aarch64" in (probe.usable.__wrapped__() or "")
 
 
-def test_missing_native_module_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: None)
+def test_missing_native_module_is_told_with_the_remedy_and_what_takes_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find_spec = probe.importlib.util.find_spec
+    monkeypatch.setattr(
+        probe.importlib.util, "find_spec", lambda name: None if "_native" in name else find_spec(name)
+    )
 
-    assert "compiler" in (probe.usable.__wrapped__() or "")
+    reason = probe.usable.__wrapped__() or ""
+
+    assert "compiler" in reason
+    assert "rem-portable" in reason
+    assert probe.usable.__wrapped__("rem-portable") is None
+
+
+@pytest.mark.parametrize("name", ["rem", "rem-portable"])
+def test_host_that_forbids_executable_memory_is_told_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, prot: int) -> None:
+        assert prot & mmap.PROT_EXEC
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(probe.mmap, "mmap", forbidden)
+
+    reason = probe.usable.__wrapped__(name) or ""
+
+    assert "machine code" in reason
+    assert "Permission denied" in reason
+    assert "SELinux" in reason
 
 
 def test_library_that_is_not_as_expected_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fast_stores() -> bool:
+    def fast_stores(name: str) -> bool:
         raise RuntimeError("unicorn's structures are not where they should be: CPUState.uc")
 
     monkeypatch.setattr(probe, "fast_stores", fast_stores)
@@ -76,10 +102,10 @@ def test_library_that_is_not_as_expected_is_refused(monkeypatch: pytest.MonkeyPa
     assert "CPUState.uc" in (probe.usable.__wrapped__() or "")
 
 
-def test_guest_without_fast_stores_is_right_too() -> None:
+def test_guest_without_fast_stores_is_right_too(engine: str) -> None:
     from rem_guest import Guest
 
-    guest = Guest()
+    guest = Guest(engine=engine)
     guest.rem.close()
     guest.rem = type(guest.rem).create(
         guest.host, rem.CpuModel(translation_buffer=1 << 20), fast_stores=False
