@@ -136,7 +136,7 @@ class Core:
         self._exits = Exits(host)
         self._open(translation_buffer)
         self._slots = Slots(m, _library)
-        self._deadline = Deadline(m)
+        self._deadline = Deadline(m, _library.timer_main)
         attach(m, self._exits)
         self._closed = False
         env = m.env
@@ -180,6 +180,8 @@ class Core:
         m.cpu.class_.tlb_fill = self._library.tlb_fill
         m.cpu.class_.exec_interrupt = self._library.exec_interrupt
         m.env.attention = 0
+        reset = u64[m.cpu.class_.address + CC_RESET]
+        self._reset_cpu = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(reset)
 
     def _close_unicorn(self) -> None:
         if self._m.uc:
@@ -286,9 +288,8 @@ class Core:
         self._check_idle("run")
         self._running = True
         try:
-            result = 0 if self._deadline.enter() else self._run(self._m.address)
+            result = self._run(self._m.address)
         finally:
-            self._deadline.leave()
             self._running = False
         if result <= TRIPLE_FAULT:
             return int(result)
@@ -321,7 +322,7 @@ class Core:
 
     def _reset(self) -> None:
         m = self._m
-        ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(u64[m.cpu.class_.address + CC_RESET])(m.cpu)
+        self._reset_cpu(m.cpu)
         lib.cpu_x86_update_cr4(m.env, 0)
         m.env.regs[R_DX] = self._signature
         task = Segment(m.env.address + ENV_SEGS + _TR * SEGMENT_SIZE)

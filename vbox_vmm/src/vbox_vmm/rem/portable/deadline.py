@@ -1,12 +1,25 @@
-"""The thread that kicks a guest out at a time of the host's monotonic clock."""
+"""The thread that kicks a guest out at a time of the host's monotonic clock.
+
+It is none of Python's, which would have to wait for the GIL and makes others wait for it: it runs a thunk,
+`thunks.running.timer_main`, that sleeps in a timerfd.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
-import threading
-import time
 
 from .structures import Machine
+
+_CLOCK_MONOTONIC, _TFD_TIMER_ABSTIME, _TFD_CLOEXEC = 1, 1, 0o2000000
+_NAME = ctypes.create_string_buffer(b"rem-deadline")
+_AT_ONCE = 1  # the first nanosecond of the clock: long past
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.timerfd_settime.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_libc.pthread_create.argtypes = (ctypes.c_void_p,) * 4
+_libc.pthread_join.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 
 
 def kick(machine: Machine) -> None:
@@ -15,78 +28,48 @@ def kick(machine: Machine) -> None:
 
 
 class Deadline:
-    """One engine's.  The thread starts with the first deadline; it knows nothing of the engine but its
-    memory, which must outlive it (see `stop`)."""
+    """One engine's.  The thread starts with the first deadline, and uses the engine's memory until `stop`."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, timer_main: int) -> None:
         self._machine = machine
-        self._changed = threading.Condition(threading.Lock())
-        self._thread: threading.Thread | None = None
-        self._quit = False
-        self._at = 0  # nanoseconds; 0: none
-        self._waits_for: float = float("inf")
-        self._inside = False
-        self._expired = False
+        self._main = timer_main
+        self._thread: int | None = None
+        self._setting = (ctypes.c_int64 * 4)()  # struct itimerspec: interval, value
 
     def set(self, host_ns: int) -> None:
-        """Kick at this time; 0 for never.  The thread sleeps on until the earlier time when it is moved
-        back."""
+        """Kick at this time; 0 for never."""
         if self._thread is None:
             if host_ns == 0:
                 return
-            self._start()
-        with self._changed:
-            self._at = host_ns
-            self._expired = False
-            if host_ns and host_ns < self._waits_for:
-                self._changed.notify()
-
-    def enter(self) -> bool:
-        """The guest begins to run; True when the deadline passed before and must end this run at once."""
-        with self._changed:
-            self._inside = True
-            expired, self._expired = self._expired, False
-            return expired
-
-    def leave(self) -> None:
-        self._inside = False
+            if not self._start():
+                kick(self._machine)  # without a timer, looking too early is better than too late
+                return
+        self._machine.expired = 0
+        self._setting[2], self._setting[3] = divmod(host_ns, 1_000_000_000)
+        _libc.timerfd_settime(self._machine.timer, _TFD_TIMER_ABSTIME, self._setting, None)
 
     def stop(self) -> None:
         if self._thread is not None:
-            with self._changed:
-                self._quit = True
-                self._changed.notify()
-            self._thread.join()
+            self._machine.timer_quit = 1
+            self.set(_AT_ONCE)
+            _libc.pthread_join(self._thread, None)
+            os.close(self._machine.timer)
             self._thread = None
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        timer = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC)
+        if timer < 0:
+            return False
+        self._machine.timer = timer
+        self._machine.timer_name = ctypes.addressof(_NAME)
+        thread = ctypes.c_void_p()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # for the thread
         try:
-            self._thread = threading.Thread(target=self._main, name="rem-deadline", daemon=True)
-            self._thread.start()
+            error = _libc.pthread_create(ctypes.byref(thread), None, self._main, self._machine.address)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-    def _main(self) -> None:
-        nap: int | None = None
-        with self._changed:
-            while not self._quit:
-                now = time.monotonic_ns()
-                if self._at == 0:
-                    self._sleep(nap)
-                    nap = None
-                elif now < self._at:
-                    self._sleep(self._at)
-                else:
-                    self._at = 0
-                    if self._inside:
-                        kick(self._machine)
-                    else:
-                        self._expired = True
-                    # The next deadline comes soon, and is later than this: nobody need wake this thread.
-                    nap = now + 1_000_000
-
-    def _sleep(self, until_ns: int | None) -> None:
-        self._waits_for = float("inf") if until_ns is None else until_ns
-        self._changed.wait(None if until_ns is None else max(until_ns - time.monotonic_ns(), 0) / 1e9)
-        self._waits_for = 0
+        if error:
+            os.close(timer)
+            return False
+        self._thread = thread.value
+        return True

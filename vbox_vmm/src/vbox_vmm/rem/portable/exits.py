@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
-from vbox_pdm.engine import EngineHost, Exit
+from vbox_pdm.engine import EngineHost, Exit, ReadHandler, WriteHandler
 
 from .structures import Machine
 
@@ -24,10 +24,13 @@ _NO_VECTOR = 256
 
 @frozen(eq=False)
 class _Row:
-    first: int
+    """An Exit as accesses look at it."""
+
     last: int
-    start: int
+    base: int  # what an address is more than the handler's offset
     direct: int
+    read: ReadHandler
+    write: WriteHandler
     exit: Exit
 
 
@@ -38,7 +41,7 @@ def _rows(exits: Sequence[Exit], highest: int) -> list[_Row]:
         last = each.first + each.size - 1
         if each.size <= 0 or each.first <= previous or last > highest:
             raise ValueError(f"exit rows must be sorted, not empty and apart; wrong at {each.first:#x}")
-        rows.append(_Row(each.first, last, each.start, each.direct, each))
+        rows.append(_Row(last, each.first - each.start, each.direct, each.read, each.write, each))
         previous = last
     return rows
 
@@ -58,7 +61,7 @@ class Exits:
         """Returns a byte for each port: sizes that a string handler serves, reads from bit 0, writes from
         4."""
         rows = _rows(exits, 0xFFFF)
-        self._ports = {port: row for row in rows for port in range(row.first, row.last + 1)}
+        self._ports = {port: row for row in rows for port in range(row.exit.first, row.last + 1)}
         strings = bytearray(0x10000)
         for port, row in self._ports.items():
             sizes = row.direct & sum(size for size in (1, 2, 4) if port + size - 1 <= row.last)
@@ -70,7 +73,7 @@ class Exits:
 
     def set_mmio(self, exits: Sequence[Exit]) -> None:
         rows = _rows(exits, (1 << 64) - 1)
-        self._mmio, self._mmio_starts, self._mmio_hit = rows, [row.first for row in rows], None
+        self._mmio, self._mmio_starts, self._mmio_hit = rows, [row.exit.first for row in rows], None
 
     def clear(self) -> None:
         self.set_ports(())
@@ -81,7 +84,8 @@ class Exits:
     def port_read(self, port: int, size: int) -> int:
         row = self._ports.get(port)
         if row is not None and port + size - 1 <= row.last:
-            return self._read(row, bool(size & row.direct), port - row.first + row.start, size)
+            handler = row.read if size & row.direct else row.exit.adapted_read
+            return self._read(row, handler, port - row.base, size)
         if size == 1:
             return 0xFF
         return sum(self.port_read((port + i) & 0xFFFF, 1) << i * 8 for i in range(size))
@@ -89,7 +93,8 @@ class Exits:
     def port_write(self, port: int, size: int, value: int) -> None:
         row = self._ports.get(port)
         if row is not None and port + size - 1 <= row.last:
-            self._write(row, bool(size & row.direct), port - row.first + row.start, size, value)
+            handler = row.write if size & row.direct else row.exit.adapted_write
+            self._write(row, handler, port - row.base, size, value)
         elif size > 1:
             for i in range(size):
                 self.port_write((port + i) & 0xFFFF, 1, value >> i * 8)
@@ -97,7 +102,7 @@ class Exits:
     def _find(self, address: int) -> tuple[_Row | None, int]:
         """The row that holds an address; else None and where the next one begins."""
         hit = self._mmio_hit
-        if hit is not None and hit.first <= address <= hit.last:
+        if hit is not None and hit.exit.first <= address <= hit.last:
             return hit, 0
         number = bisect_right(self._mmio_starts, address)
         if number and address <= self._mmio[number - 1].last:
@@ -108,8 +113,9 @@ class Exits:
     def mmio_read(self, address: int, size: int) -> int:
         row, following = self._find(address)
         if row is not None and address + size - 1 <= row.last:
-            direct = bool(size & row.direct) and not address & (size - 1)
-            return self._read(row, direct, address - row.first + row.start, size)
+            direct = size & row.direct and not address & (size - 1)
+            handler = row.read if direct else row.exit.adapted_read
+            return self._read(row, handler, address - row.base, size)
         if size == 1 or (row is None and address + size - 1 < following):
             return _MASKS[size]
         return sum(self.mmio_read(address + i, 1) << i * 8 for i in range(size))
@@ -117,18 +123,19 @@ class Exits:
     def mmio_write(self, address: int, size: int, value: int) -> None:
         row, following = self._find(address)
         if row is not None and address + size - 1 <= row.last:
-            direct = bool(size & row.direct) and not address & (size - 1)
-            self._write(row, direct, address - row.first + row.start, size, value)
+            direct = size & row.direct and not address & (size - 1)
+            handler = row.write if direct else row.exit.adapted_write
+            self._write(row, handler, address - row.base, size, value)
         elif size > 1 and not (row is None and address + size - 1 < following):
             for i in range(size):
                 self.mmio_write(address + i, 1, value >> i * 8)
 
     # --- handlers
 
-    def _read(self, row: _Row, direct: bool, offset: int, size: int) -> int:
+    def _read(self, row: _Row, handler: ReadHandler, offset: int, size: int) -> int:
         self.count += 1
         try:
-            value = (row.exit.read if direct else row.exit.adapted_read)(offset, size)
+            value = handler(offset, size)
             if not isinstance(value, int):
                 raise TypeError(f"a handler must not return {type(value)}")
             return value & _MASKS[size]
@@ -136,11 +143,11 @@ class Exits:
             self._failed(row, offset, size, None, error)
             return _MASKS[size]
 
-    def _write(self, row: _Row, direct: bool, offset: int, size: int, value: int) -> None:
+    def _write(self, row: _Row, handler: WriteHandler, offset: int, size: int, value: int) -> None:
         self.count += 1
         value &= _MASKS[size]
         try:
-            (row.exit.write if direct else row.exit.adapted_write)(offset, size, value)
+            handler(offset, size, value)
         except BaseException as error:
             self._failed(row, offset, size, value, error)
 
@@ -153,7 +160,7 @@ class Exits:
     def read_string(self, port: int, size: int, count: int) -> bytes:
         """What the row's string handler gives: up to so many whole items, or nothing."""
         row = self._ports[port]
-        offset = port - row.first + row.start
+        offset = port - row.base
         self.count += 1
         try:
             assert row.exit.read_string is not None
@@ -168,7 +175,7 @@ class Exits:
     def write_string(self, port: int, size: int, items: bytes) -> int:
         """How many items the row's string handler took."""
         row = self._ports[port]
-        offset = port - row.first + row.start
+        offset = port - row.base
         self.count += 1
         try:
             assert row.exit.write_string is not None

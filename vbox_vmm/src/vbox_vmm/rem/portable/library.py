@@ -26,7 +26,7 @@ from .thunks import catalogue, memory, running, sse
 SUFFIX = "_x86_64"
 WANTED_VERSION = (2, 1, 4)
 _PUBLIC = ("uc_open", "uc_close", "uc_ctl", "uc_hook_add", "uc_version")
-_C_LIBRARY = ("memcpy", "memset", "clock_gettime")
+_C_LIBRARY = ("memcpy", "memset", "clock_gettime", "prctl", "read")
 
 _DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_JMPREL = 2, 5, 6, 7, 8, 23
 _R_X86_64_64, _R_X86_64_JUMP_SLOT = 1, 7
@@ -42,6 +42,7 @@ class Library:
     replacements: ctypes.Array[ctypes.c_char]
     replacement_count: int
     run: int
+    timer_main: int
     on_exception: int
     tlb_fill: int
     exec_interrupt: int
@@ -75,6 +76,7 @@ def load(path: Path, callbacks: Mapping[str, int]) -> Library:
     rows = [[program.add(thunk, **constants) for thunk, constants in r.thunks] for r in replaced]
     entries = {
         "run": program.add(running.run),
+        "timer_main": program.add(running.timer_main),
         "on_exception": program.add(running.on_exception),
         "tlb_fill": program.add(memory.tlb_fill),
         "exec_interrupt": program.add(running.exec_interrupt),

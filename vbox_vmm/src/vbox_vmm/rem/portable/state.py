@@ -11,31 +11,43 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from .language import lib, u8, u16, u64
+from .language import lib
 from .layout import (
     DESC_S,
+    ENV_CR,
     ENV_CSTAR,
+    ENV_DR,
+    ENV_EFER,
+    ENV_EFLAGS,
+    ENV_EIP,
     ENV_FMASK,
     ENV_FPDP,
     ENV_FPIP,
     ENV_FPOP,
     ENV_FPREGS,
+    ENV_FPSTT,
     ENV_FPTAGS,
     ENV_FPUC,
     ENV_FPUS,
+    ENV_HFLAGS,
+    ENV_HFLAGS2,
     ENV_KERNELGSBASE,
     ENV_LSTAR,
     ENV_MISC_ENABLE,
     ENV_MTRR_DEFTYPE,
     ENV_MTRR_FIXED,
     ENV_MTRR_VAR,
+    ENV_MXCSR,
     ENV_PAT,
+    ENV_REGS,
     ENV_SEGS,
     ENV_STAR,
     ENV_SYSENTER_CS,
     ENV_SYSENTER_EIP,
     ENV_SYSENTER_ESP,
     ENV_TSC_AUX,
+    ENV_UC,
+    ENV_V_TPR,
     ENV_XMM,
     HF2_NMI,
     HF_INHIBIT_IRQ,
@@ -44,7 +56,7 @@ from .layout import (
     TSS_BUSY,
     TSS_TYPE,
 )
-from .structures import SEGMENT_SIZE, Env, Machine, Segment
+from .structures import SEGMENT_SIZE, Env, Machine
 
 _ATTRIBUTES = 0x00F0FF00
 _TR, _GDTR, _IDTR = 7, 8, 9  # behind ES, CS, SS, DS, FS, GS and LDTR
@@ -67,88 +79,88 @@ _MSRS = {
     **{number: ENV_MTRR_FIXED + 8 * i for i, number in enumerate(_FIXED_MTRRS)},
     **{0x200 + i: ENV_MTRR_VAR + 8 * i for i in range(16)},
 }
-_U64 = (1 << 64) - 1
+_ALL_ONES = (1 << 64) - 1
+_U16, _U32, _U64 = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
+_SEGMENT = struct.Struct("<I4xQII")  # selector, base, limit, flags
+_FXSAVE = struct.Struct("<HHBxHQQII")  # control, status, tags, opcode, RIP, RDP, MXCSR and its mask
 
 
-def _segment(env: Env, which: int) -> Segment:
-    return Segment(env.address + ENV_SEGS + which * SEGMENT_SIZE)
+# --- x87 and SSE as FXSAVE writes them ---------------------------------------------------------------
+# Images of the CPU's state, not the memory itself: ctypes is slow at single fields.
 
 
-# --- x87 and SSE as FXSAVE writes them ------------------------------------------------------------
-
-
-def _fpu(env: Env) -> bytes:
-    at = env.address
-    top = env.fpstt & 7
-    status = u16[at + ENV_FPUS] & ~0x3800 | top << 11
-    tags = sum((not u8[at + ENV_FPTAGS + i]) << i for i in range(8))
+def _fpu(raw: bytes) -> bytes:
+    top = _U32.unpack_from(raw, ENV_FPSTT)[0] & 7
+    status = _U16.unpack_from(raw, ENV_FPUS)[0] & ~0x3800 | top << 11
+    tags = sum((not raw[ENV_FPTAGS + i]) << i for i in range(8))
     image = bytearray(512)
-    struct.pack_into("<HHBxH", image, 0, u16[at + ENV_FPUC], status, tags, u16[at + ENV_FPOP])
-    struct.pack_into("<QQII", image, 8, u64[at + ENV_FPIP], u64[at + ENV_FPDP], env.mxcsr, 0xFFFF)
+    _FXSAVE.pack_into(
+        image,
+        0,
+        *(_U16.unpack_from(raw, ENV_FPUC)[0], status, tags, _U16.unpack_from(raw, ENV_FPOP)[0]),
+        *(_U64.unpack_from(raw, ENV_FPIP)[0], _U64.unpack_from(raw, ENV_FPDP)[0]),
+        *(_U32.unpack_from(raw, ENV_MXCSR)[0], 0xFFFF),
+    )
     for i in range(8):
-        image[32 + i * 16 : 42 + i * 16] = ctypes.string_at(at + ENV_FPREGS + (top + i) % 8 * 16, 10)
+        at = ENV_FPREGS + (top + i) % 8 * 16
+        image[32 + i * 16 : 42 + i * 16] = raw[at : at + 10]
     for i in range(16):
-        image[160 + i * 16 : 176 + i * 16] = ctypes.string_at(at + ENV_XMM + i * 64, 16)
+        image[160 + i * 16 : 176 + i * 16] = raw[ENV_XMM + i * 64 : ENV_XMM + i * 64 + 16]
     return bytes(image)
 
 
-def _set_fpu(env: Env, image: bytes) -> None:
-    at = env.address
-    control, status, tags, opcode = struct.unpack_from("<HHBxH", image)
-    ip, dp, mxcsr = struct.unpack_from("<QQI", image, 8)
+def _set_fpu(raw: bytearray, image: bytes) -> None:
+    control, status, tags, opcode, ip, dp, mxcsr, _ = _FXSAVE.unpack_from(image)
     top = status >> 11 & 7
-    env.fpstt = top
-    u16[at + ENV_FPUS] = status & ~0x3800
-    u16[at + ENV_FPUC] = control
+    _U32.pack_into(raw, ENV_FPSTT, top)
+    _U16.pack_into(raw, ENV_FPUS, status & ~0x3800)
+    _U16.pack_into(raw, ENV_FPUC, control)
     for i in range(8):
-        u8[at + ENV_FPTAGS + i] = not tags >> i & 1
-        ctypes.memmove(at + ENV_FPREGS + (top + i) % 8 * 16, image[32 + i * 16 : 42 + i * 16], 10)
+        raw[ENV_FPTAGS + i] = not tags >> i & 1
+        at = ENV_FPREGS + (top + i) % 8 * 16
+        raw[at : at + 10] = image[32 + i * 16 : 42 + i * 16]
     for i in range(16):
-        ctypes.memmove(at + ENV_XMM + i * 64, image[160 + i * 16 : 176 + i * 16], 16)
-    u16[at + ENV_FPOP] = opcode
-    u64[at + ENV_FPIP] = ip
-    u64[at + ENV_FPDP] = dp
-    env.mxcsr = mxcsr
-    lib.update_fp_status(env)
-    lib.update_mxcsr_status(env)
+        raw[ENV_XMM + i * 64 : ENV_XMM + i * 64 + 16] = image[160 + i * 16 : 176 + i * 16]
+    _U16.pack_into(raw, ENV_FPOP, opcode)
+    _U64.pack_into(raw, ENV_FPIP, ip)
+    _U64.pack_into(raw, ENV_FPDP, dp)
+    _U32.pack_into(raw, ENV_MXCSR, mxcsr)
 
 
-# --- out ------------------------------------------------------------------------------------------
+# --- out -----------------------------------------------------------------------------------------------
 
 
 def get(m: Machine) -> dict[str, Any]:
-    env = m.env
-    segments = []
-    for i in range(8):
-        s = _segment(env, i)
-        attributes = s.flags & _ATTRIBUTES
-        if i == _TR and attributes & TSS_TYPE in (TSS16, TSS32):
-            attributes |= TSS_BUSY  # Unicorn has it clear, and aborts when it is not
-        segments.append((s.selector & 0xFFFF, s.base, s.limit, attributes))
-    msr = {number: u64[env.address + offset] for number, offset in _MSRS.items()}
-    msr[_SYSENTER_CS] = env.sysenter_cs
+    raw = ctypes.string_at(m.env.address, ENV_UC)
+    segments = [_SEGMENT.unpack_from(raw, ENV_SEGS + i * SEGMENT_SIZE) for i in range(10)]
+    segments = [(s & 0xFFFF, base, limit, flags & _ATTRIBUTES) for s, base, limit, flags in segments]
+    selector, base, limit, attributes = segments[_TR]
+    if attributes & TSS_TYPE in (TSS16, TSS32):  # Unicorn has it not busy, and aborts when it is
+        segments[_TR] = (selector, base, limit, attributes | TSS_BUSY)
+    msr = {number: _U64.unpack_from(raw, offset)[0] for number, offset in _MSRS.items()}
+    msr[_SYSENTER_CS] &= 0xFFFF_FFFF
     msr[_MSR_TSC_ADJUST] = m.tsc_offset
     return {
-        "gpr": [env.regs[i] for i in range(16)],
-        "rip": env.eip,
-        "rflags": env.eflags | 2,
-        "segments": segments,
-        "gdtr": (_segment(env, _GDTR).base, _segment(env, _GDTR).limit),
-        "idtr": (_segment(env, _IDTR).base, _segment(env, _IDTR).limit),
-        "cr": [env.cr[i] for i in range(5)],
-        "cr8": env.tpr,
-        "efer": env.efer,
-        "dr": [env.dr[i] for i in range(8)],
-        "fpu": _fpu(env),
+        "gpr": list(struct.unpack_from("<16Q", raw, ENV_REGS)),
+        "rip": _U64.unpack_from(raw, ENV_EIP)[0],
+        "rflags": _U64.unpack_from(raw, ENV_EFLAGS)[0] | 2,
+        "segments": segments[: _TR + 1],
+        "gdtr": segments[_GDTR][1:3],
+        "idtr": segments[_IDTR][1:3],
+        "cr": list(struct.unpack_from("<5Q", raw, ENV_CR)),
+        "cr8": raw[ENV_V_TPR],
+        "efer": _U64.unpack_from(raw, ENV_EFER)[0],
+        "dr": list(struct.unpack_from("<8Q", raw, ENV_DR)),
+        "fpu": _fpu(raw),
         "msr": msr,
-        "interrupt_shadow": bool(env.hflags & HF_INHIBIT_IRQ),
-        "nmi_blocked": bool(env.hflags2 & HF2_NMI),
+        "interrupt_shadow": bool(_U32.unpack_from(raw, ENV_HFLAGS)[0] & HF_INHIBIT_IRQ),
+        "nmi_blocked": bool(_U32.unpack_from(raw, ENV_HFLAGS2)[0] & HF2_NMI),
         "nmi_pending": bool(m.nmi),
         "halted": bool(m.halted),
     }
 
 
-# --- in -------------------------------------------------------------------------------------------
+# --- in ------------------------------------------------------------------------------------------------
 
 
 def check(state: dict[str, Any]) -> None:
@@ -165,33 +177,34 @@ def check(state: dict[str, Any]) -> None:
 def put(m: Machine, state: dict[str, Any], update_hflags: Callable[[Env], object]) -> None:
     """Into a CPU that has just been reset."""
     env = m.env
-    for i, value in enumerate(state["gpr"]):
-        env.regs[i] = value & _U64
+    raw = bytearray(ctypes.string_at(env.address, ENV_UC))
+    struct.pack_into("<16Q", raw, ENV_REGS, *(value & _ALL_ONES for value in state["gpr"]))
     for i, (selector, base, limit, attributes) in enumerate(state["segments"]):
-        s = _segment(env, i)
-        s.selector = selector & 0xFFFF
-        s.base = base
-        s.limit = limit
-        s.flags = attributes & _ATTRIBUTES
+        flags = attributes & _ATTRIBUTES
         if i == _TR and not attributes & DESC_S:
-            s.flags &= ~TSS_BUSY
+            flags &= ~TSS_BUSY
+        _SEGMENT.pack_into(raw, ENV_SEGS + i * SEGMENT_SIZE, selector & 0xFFFF, base, limit, flags)
     for name, i in (("gdtr", _GDTR), ("idtr", _IDTR)):
-        _segment(env, i).base, _segment(env, i).limit = state[name]
+        struct.pack_into("<QI", raw, ENV_SEGS + i * SEGMENT_SIZE + 8, *state[name])
     for number, value in state["msr"].items():
         if number == _MSR_TSC_ADJUST:
             m.tsc_offset = value
         elif number == _SYSENTER_CS:
-            env.sysenter_cs = value
+            _U32.pack_into(raw, ENV_SYSENTER_CS, value & 0xFFFF_FFFF)
         elif number in _MSRS:
-            u64[env.address + _MSRS[number]] = value
-    env.eip = state["rip"]
-    env.eflags = state["rflags"] | 2
-    env.efer = state["efer"]
-    env.tpr = state["cr8"] & 15
+            _U64.pack_into(raw, _MSRS[number], value & _ALL_ONES)
+    _U64.pack_into(raw, ENV_EIP, state["rip"] & _ALL_ONES)
+    _U64.pack_into(raw, ENV_EFLAGS, state["rflags"] & _ALL_ONES | 2)
+    _U64.pack_into(raw, ENV_EFER, state["efer"] & _ALL_ONES)
+    raw[ENV_V_TPR] = state["cr8"] & 15
     cr0, _, cr2, cr3, cr4 = state["cr"]
-    env.cr[2] = cr2
-    env.cr[3] = cr3
-    env.cr[0] = cr0 | 0x10
+    struct.pack_into("<Q8xQQ", raw, ENV_CR, cr0 | 0x10, cr2 & _ALL_ONES, cr3 & _ALL_ONES)
+    _set_fpu(raw, state["fpu"])
+    dr7 = state["dr"][7]
+    struct.pack_into("<8Q", raw, ENV_DR, *(value & _ALL_ONES for value in state["dr"][:7]), 0x400)
+    ctypes.memmove(env.address, bytes(raw), len(raw))
+    lib.update_fp_status(env)
+    lib.update_mxcsr_status(env)
     lib.cpu_x86_update_cr4(env, cr4 & 0xFFFF_FFFF)
     update_hflags(env)
     if state["interrupt_shadow"]:
@@ -200,10 +213,6 @@ def put(m: Machine, state: dict[str, Any], update_hflags: Callable[[Env], object
         env.hflags2 |= HF2_NMI
     m.nmi = bool(state["nmi_pending"])
     m.halted = bool(state["halted"])
-    _set_fpu(env, state["fpu"])
-    for i, value in enumerate(state["dr"]):
-        env.dr[i] = value & _U64
-    env.dr[7] = 0x400
-    lib.cpu_x86_update_dr7(env, state["dr"][7] & 0xFFFF_FFFF)
+    lib.cpu_x86_update_dr7(env, dr7 & 0xFFFF_FFFF)
     lib.tlb_flush(m.cpu)
     lib.tb_flush(m.cpu)

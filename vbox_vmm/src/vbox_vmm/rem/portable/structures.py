@@ -263,6 +263,12 @@ class Machine(Struct):
     step_at = Field(u64, _next())
     debug_hits = Field(u64, _next())  # DR6 bits of the instruction that has just run
 
+    timer = Field(u32, _next())  # a timerfd
+    timer_name = Field(u64, _next())
+    timer_quit = Field(u8, _next())
+    inside = Field(u8, _next())  # a deadline that passes while no guest runs is for the next run
+    expired = Field(u8, _next())
+
     tsc_ticks = Field(u64, _next())
     tsc_host_ns = Field(u64, _next())
     tsc_scale = Field(u64, _next())

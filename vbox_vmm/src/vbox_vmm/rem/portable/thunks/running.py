@@ -51,8 +51,9 @@ NO_VECTOR = 256
 KICKED, HALTED, TRIPLE_FAULT, FAILED, STOPPED, UNICORN_ERROR = range(6)
 NONE = (1 << 64) - 1
 EXCHANGE_U8 = bytes.fromhex("86 08 0fb6c1")  # xchg [rax], cl / movzx eax, cl
-M_KICKED = Machine.kicked.offset
+M_KICKED, M_INSIDE, M_EXPIRED = Machine.kicked.offset, Machine.inside.offset, Machine.expired.offset
 CLOCK_MONOTONIC = 1
+PR_SET_NAME = 15
 
 
 # --- interrupts and exceptions --------------------------------------------------------------------
@@ -145,6 +146,15 @@ def has_wake_event(m: Machine) -> int:
 
 def run(m: Machine) -> int:
     """Until something of ExitReason happens: its number, or STOPPED + 65536 times Unicorn's code."""
+    # Either this sees that the deadline has passed, or the timer's thread sees the guest inside.
+    execute(EXCHANGE_U8, m.address + M_INSIDE, 1)
+    expired = execute(EXCHANGE_U8, m.address + M_EXPIRED, 0)
+    reason = KICKED if expired else run_loop(m)
+    m.inside = 0
+    return reason
+
+
+def run_loop(m: Machine) -> int:
     cpu = m.cpu
     uc = m.uc
     cpu.exception_index = NONE
@@ -181,6 +191,21 @@ def run(m: Machine) -> int:
 
 
 # --- time -----------------------------------------------------------------------------------------
+
+
+def timer_main(m: Machine) -> int:
+    """A thread: kicks the guest out whenever the timer runs out."""
+    count = buffer(16)
+    lib.prctl(PR_SET_NAME, m.timer_name)
+    while True:
+        lib.read(m.timer, count, 8)
+        if m.timer_quit:
+            return 0
+        execute(EXCHANGE_U8, m.address + M_EXPIRED, 1)
+        if m.inside:
+            execute(EXCHANGE_U8, m.address + M_EXPIRED, 0)
+            m.kicked = 1
+            m.env.attention = 1
 
 
 def tsc_read(m: Machine) -> int:
