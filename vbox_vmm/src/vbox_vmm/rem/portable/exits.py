@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import traceback
 import weakref
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,7 @@ from .structures import Machine
 
 _MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 _NO_VECTOR = 256
+_PORTS = 0x10000
 
 
 @frozen(eq=False)
@@ -52,7 +54,8 @@ class Exits:
     def __init__(self, host: EngineHost) -> None:
         self.host = host
         self.count = 0  # handlers called
-        self._ports: dict[int, _Row] = {}
+        self._rows: list[_Row] = []  # of ports
+        self._index = array("H", bytes(2 * _PORTS))  # of each port: the row's number from 1, or 0
         self._mmio: list[_Row] = []
         self._mmio_starts: list[int] = []
         self._mmio_hit: _Row | None = None
@@ -61,14 +64,16 @@ class Exits:
         """Returns a byte for each port: sizes that a string handler serves, reads from bit 0, writes from
         4."""
         rows = _rows(exits, 0xFFFF)
-        self._ports = {port: row for row in rows for port in range(row.exit.first, row.last + 1)}
-        strings = bytearray(0x10000)
-        for port, row in self._ports.items():
-            sizes = row.direct & sum(size for size in (1, 2, 4) if port + size - 1 <= row.last)
-            if row.exit.read_string is not None:
-                strings[port] |= sizes
-            if row.exit.write_string is not None:
-                strings[port] |= sizes << 4
+        index = array("H", bytes(2 * _PORTS))
+        strings = bytearray(_PORTS)
+        for number, row in enumerate(rows, 1):
+            first, count = row.exit.first, row.exit.size
+            index[first : first + count] = array("H", [number]) * count
+            shift = (0 if row.exit.read_string else None, 4 if row.exit.write_string else None)
+            for port in range(first, first + count if any(s is not None for s in shift) else first):
+                sizes = row.direct & sum(size for size in (1, 2, 4) if port + size - 1 <= row.last)
+                strings[port] = sum(sizes << s for s in shift if s is not None)
+        self._rows, self._index = rows, index
         return bytes(strings)
 
     def set_mmio(self, exits: Sequence[Exit]) -> None:
@@ -81,8 +86,12 @@ class Exits:
 
     # --- accesses
 
+    def _row(self, port: int) -> _Row | None:
+        number = self._index[port]
+        return self._rows[number - 1] if number else None
+
     def port_read(self, port: int, size: int) -> int:
-        row = self._ports.get(port)
+        row = self._row(port)
         if row is not None and port + size - 1 <= row.last:
             handler = row.read if size & row.direct else row.exit.adapted_read
             return self._read(row, handler, port - row.base, size)
@@ -91,7 +100,7 @@ class Exits:
         return sum(self.port_read((port + i) & 0xFFFF, 1) << i * 8 for i in range(size))
 
     def port_write(self, port: int, size: int, value: int) -> None:
-        row = self._ports.get(port)
+        row = self._row(port)
         if row is not None and port + size - 1 <= row.last:
             handler = row.write if size & row.direct else row.exit.adapted_write
             self._write(row, handler, port - row.base, size, value)
@@ -159,7 +168,7 @@ class Exits:
 
     def read_string(self, port: int, size: int, count: int) -> bytes:
         """What the row's string handler gives: up to so many whole items, or nothing."""
-        row = self._ports[port]
+        row = self._rows[self._index[port] - 1]
         offset = port - row.base
         self.count += 1
         try:
@@ -174,7 +183,7 @@ class Exits:
 
     def write_string(self, port: int, size: int, items: bytes) -> int:
         """How many items the row's string handler took."""
-        row = self._ports[port]
+        row = self._rows[self._index[port] - 1]
         offset = port - row.base
         self.count += 1
         try:
