@@ -12,6 +12,7 @@ from vbox_pdm.catalogue import Catalogue
 from vbox_pdm.engine import CpuState, Segment
 from vbox_pdm.errors import PdmError
 from vbox_vmm.machine import add_device, default_machine, parse_spec
+from vbox_vmm.rem import probe
 from vbox_vmm.vm import Vm
 from vbox_vmm.vmstate import VmState
 
@@ -283,3 +284,39 @@ def test_vm_destroyed_refuses_further_requests(vms: list[Vm], catalogue: Catalog
     assert vm.state is VmState.TERMINATED
     with pytest.raises(PdmError):
         vm.power_on()
+
+
+def without_native_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    usable = probe.usable
+
+    def answer(name: str = probe.NATIVE) -> str | None:
+        return "the native module is not built: build it" if name == probe.NATIVE else usable(name)
+
+    monkeypatch.setattr(probe, "usable", answer)
+
+
+def test_vm_without_the_native_module_runs_on_the_portable_engine_and_says_so(
+    vms: list[Vm],
+    catalogue: Catalogue,
+    events: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    without_native_module(monkeypatch)
+    vm = start(vms, catalogue, out(0x505, 7) + out(0x502, 3) + LOOP)
+
+    vm.wait_for(VmState.OFF, timeout=20)
+
+    assert (5, 7) in events
+    assert "'rem-portable': the native module is not built" in caplog.text
+
+
+def test_vm_with_an_engine_by_name_that_cannot_run_is_refused(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_native_module(monkeypatch)
+    machine = default_machine(16 << 20)
+    machine.ensure_node("CPUM").insert("Engine", "rem")
+
+    with pytest.raises(PdmError, match=r"'rem'.*VERR_NOT_SUPPORTED"):
+        Vm(machine, catalogue)

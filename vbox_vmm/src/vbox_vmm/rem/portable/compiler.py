@@ -13,6 +13,7 @@ import inspect
 import struct
 import sys
 from collections.abc import Callable, Hashable, Sequence
+from types import FunctionType
 from typing import Any, NoReturn
 
 from . import assembler as a
@@ -530,7 +531,7 @@ class _Function:
                 self._fail(node, f"there is no function {node.attr}")
             return functions
         target = self._global(node)
-        return target if callable(target) else None
+        return target if isinstance(target, FunctionType) else None
 
     def _address_of(self, node: ast.expr) -> None:
         target = self._function(node)
