@@ -40,7 +40,7 @@ ONES = (1 << 64) - 1
 TEN = 10
 NUMBERS = st.integers(0, ONES) | st.sampled_from([0, 1, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 1 << 63, ONES])
 c_library = Functions()
-c_library.addresses["labs"] = ctypes.cast(ctypes.CDLL(None).labs, ctypes.c_void_p).value or 0
+c_library.define({"labs": ctypes.cast(ctypes.CDLL(None).labs, ctypes.c_void_p).value or 0})
 
 
 def compiled(function: Callable[..., Any], **constants: Any) -> Callable[..., int]:

@@ -6,6 +6,7 @@ Guest code runs in a call of `thunks.running.run`, without the GIL; `exits` has 
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,13 +76,15 @@ _KEPT_BY_INIT = (
 )
 
 _library: library.Library | None = None
+_loading = threading.Lock()
 
 
 def load(path: str) -> None:
     """Load libunicorn from this path and take it in hand; once for the process."""
     global _library
-    if _library is None:
-        _library = library.load(Path(path), callbacks())
+    with _loading:
+        if _library is None:
+            _library = library.load(Path(path), callbacks())
 
 
 class Core:

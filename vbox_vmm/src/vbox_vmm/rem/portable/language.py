@@ -16,7 +16,7 @@ the subset, of `lib` and `python`, and of the intrinsics at the end of this modu
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 # Types of parameters.  A C caller leaves the bits beyond them undefined.
@@ -142,6 +142,10 @@ class Functions:
     def __init__(self) -> None:
         self.addresses: dict[str, int] = {}
         self._callables: dict[str, Callable[..., int]] = {}
+
+    def define(self, addresses: Mapping[str, int]) -> None:
+        self.addresses.update(addresses)
+        self._callables.clear()
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         found = self._callables.get(name)

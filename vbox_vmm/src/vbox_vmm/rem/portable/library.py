@@ -64,11 +64,11 @@ def load(path: Path, callbacks: Mapping[str, int]) -> Library:
     replaced = list(catalogue.replaced(lambda name: _address(handle, name + SUFFIX), features))
     names = {*catalogue.CALLED, *catalogue.REROUTED_CALLS, *catalogue.REROUTED_TABLES}
     names |= {r.name for r in replaced}
-    lib.addresses.update({name: _address(handle, name + SUFFIX) for name in names})
-    lib.addresses.update({name: _address(handle, name) for name in _PUBLIC})
+    lib.define({name: _address(handle, name + SUFFIX) for name in names})
+    lib.define({name: _address(handle, name) for name in _PUBLIC})
     c_library = ctypes.CDLL(None)
-    lib.addresses.update({name: _address(c_library, name) for name in _C_LIBRARY})
-    python.addresses.update(callbacks)
+    lib.define({name: _address(c_library, name) for name in _C_LIBRARY})
+    python.define(callbacks)
 
     program = Program()
     calls = _labels(program, catalogue.REROUTED_CALLS)
