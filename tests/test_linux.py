@@ -42,6 +42,16 @@ def test_boot_reaches_the_shell_and_commands_answer(running_debian: Guest) -> No
     running_debian.shell("cat /no/such/file", status=1)
 
 
+def test_boot_on_the_portable_engine_reaches_the_shell_and_computes(debian: GuestFiles) -> None:
+    digest = hashlib.sha256(bytes(1 << 20)).hexdigest()
+
+    with Guest(debian.direct(), "--engine", "rem-portable") as guest:
+        guest.prompt()
+
+        assert digest in guest.shell("dd if=/dev/zero bs=1k count=1024 2>/dev/null | sha256sum")
+        assert guest.shell("echo 'scale=20; sqrt(2)' | bc") == "1.41421356237309504880\n"
+
+
 def test_console_is_a_16550a_on_line_4(running_debian: Guest) -> None:
     assert re.search(r"ttyS0 at I/O 0x3f8 \(irq = 4,.* is a 16550A", running_debian.shell("dmesg"))
 

@@ -23,6 +23,17 @@ def test_shell_unknown_command_is_named(running_tiny: Guest) -> None:
     assert running_tiny.tiny("frobnicate 7") == "unknown command: frobnicate\n"
 
 
+def test_guest_runs_on_the_portable_engine(tiny: GuestFiles) -> None:
+    with Guest(tiny, "--engine", "rem-portable") as guest:
+        guest.prompt()
+        before = irqs(guest)
+
+        assert guest.tiny("echo 0123456789") == "0123456789\n"
+        guest.tiny("poke 0x300000 0x11223344")
+        assert guest.tiny("peek 0x300000") == "0x11223344\n"
+        assert irqs(guest)["4"] > before["4"]
+
+
 def test_command_line_append_arrives(tiny: GuestFiles) -> None:
     with Guest(tiny, "--append", "one two=3") as guest:
         guest.prompt()
