@@ -118,8 +118,7 @@ def test_mmio_of_a_latch_reads_and_keeps_its_bytes(guest: Guest, size: int) -> N
     assert data[8:] == bytes(range(0x10, 0x10 + size)) + bytes(range(0x18 + size, 0x20))
 
 
-def test_latch_of_an_engine_needs_no_call() -> None:
-    guest = Guest()
+def test_latch_of_an_engine_needs_no_call(guest: Guest) -> None:
     latch = Latch(bytearray(1))
     guest.rem.set_ports([resolve(Ports("latch", 1, latch.read, latch.write), 0x80, None)])
     guest.long_mode(bytes.fromhex("b055 e680 e480") + HLT)
@@ -129,7 +128,6 @@ def test_latch_of_an_engine_needs_no_call() -> None:
 
     assert rax & 0xFF == 0x55
     assert guest.rem.exits == before
-    guest.close()
 
 
 def test_row_whose_bytes_are_too_few_is_refused(guest: Guest) -> None:

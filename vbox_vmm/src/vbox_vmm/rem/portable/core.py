@@ -140,7 +140,7 @@ class Core:
         self._open(translation_buffer)
         self._slots = Slots(m, _library)
         self._deadline = Deadline(m, _library.timer_main)
-        attach(m, self._exits)
+        m.number = attach(self._exits)
         self._closed = False
         env = m.env
         for i in range(ENV_FEATURE_WORDS):
@@ -198,7 +198,7 @@ class Core:
         self._closed = True
         self._deadline.stop()
         self._close_unicorn()
-        detach(self._m)
+        detach(self._m.number)
         self._exits.clear()
 
     def __del__(self) -> None:

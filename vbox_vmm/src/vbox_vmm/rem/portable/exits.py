@@ -1,6 +1,6 @@
 """Port and MMIO tables, and the callbacks through which a guest's accesses reach their handlers.
 
-Thunks call with the address of the engine's `Machine`; nothing that raises a guest exception is on the stack.
+Thunks call with the engine's number; nothing that raises a guest exception is on the stack.
 Handlers may replace the tables while they run: nothing found before the call is looked at after it.
 """
 
@@ -11,13 +11,12 @@ import traceback
 import weakref
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import count
 
 from attrs import frozen
 
 from vbox_pdm.engine import EngineHost, Exit, ReadHandler, WriteHandler
-
-from .structures import Machine
 
 _MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFF_FFFF, 8: 0xFFFF_FFFF_FFFF_FFFF}
 _NO_VECTOR = 256
@@ -33,6 +32,8 @@ class _Row:
     direct: int
     read: ReadHandler
     write: WriteHandler
+    answers: memoryview | None
+    keeps: memoryview | None
     exit: Exit
 
 
@@ -43,9 +44,24 @@ def _rows(exits: Sequence[Exit], highest: int) -> list[_Row]:
         last = each.first + each.size - 1
         if each.size <= 0 or each.first <= previous or last > highest:
             raise ValueError(f"exit rows must be sorted, not empty and apart; wrong at {each.first:#x}")
-        rows.append(_Row(last, each.first - each.start, each.direct, each.read, each.write, each))
+        answers, keeps = _bytes(each, "answers"), _bytes(each, "keeps")
+        if keeps is not None and keeps.readonly:
+            raise BufferError(f"'keeps' of the exit row at {each.first:#x} cannot be written")
+        base = each.first - each.start
+        rows.append(_Row(last, base, each.direct, each.read, each.write, answers, keeps, each))
         previous = last
     return rows
+
+
+def _bytes(row: Exit, name: str) -> memoryview | None:
+    """What serves a row instead of a handler, if there is something."""
+    value: memoryview | None = getattr(row, name)
+    if value is None:
+        return None
+    end = row.start + row.size
+    if value.nbytes < end:
+        raise ValueError(f"'{name}' of an exit row has {value.nbytes} bytes, its last offset is {end - 1}")
+    return value.cast("B")
 
 
 class Exits:
@@ -54,8 +70,8 @@ class Exits:
     def __init__(self, host: EngineHost) -> None:
         self.host = host
         self.count = 0  # handlers called
-        self._rows: list[_Row] = []  # of ports
-        self._index = array("H", bytes(2 * _PORTS))  # of each port: the row's number from 1, or 0
+        self._rows: list[_Row | None] = [None]  # of ports; number 0 is none
+        self._index = array("H", bytes(2 * _PORTS))  # of each port: its row's number
         self._mmio: list[_Row] = []
         self._mmio_starts: list[int] = []
         self._mmio_hit: _Row | None = None
@@ -73,7 +89,7 @@ class Exits:
             for port in range(first, first + count if any(s is not None for s in shift) else first):
                 sizes = row.direct & sum(size for size in (1, 2, 4) if port + size - 1 <= row.last)
                 strings[port] = sum(sizes << s for s in shift if s is not None)
-        self._rows, self._index = rows, index
+        self._rows, self._index = [None, *rows], index
         return bytes(strings)
 
     def set_mmio(self, exits: Sequence[Exit]) -> None:
@@ -86,24 +102,18 @@ class Exits:
 
     # --- accesses
 
-    def _row(self, port: int) -> _Row | None:
-        number = self._index[port]
-        return self._rows[number - 1] if number else None
-
     def port_read(self, port: int, size: int) -> int:
-        row = self._row(port)
+        row = self._rows[self._index[port]]
         if row is not None and port + size - 1 <= row.last:
-            handler = row.read if size & row.direct else row.exit.adapted_read
-            return self._read(row, handler, port - row.base, size)
+            return self._read(row, size & row.direct, port - row.base, size)
         if size == 1:
             return 0xFF
         return sum(self.port_read((port + i) & 0xFFFF, 1) << i * 8 for i in range(size))
 
     def port_write(self, port: int, size: int, value: int) -> None:
-        row = self._row(port)
+        row = self._rows[self._index[port]]
         if row is not None and port + size - 1 <= row.last:
-            handler = row.write if size & row.direct else row.exit.adapted_write
-            self._write(row, handler, port - row.base, size, value)
+            self._write(row, size & row.direct, port - row.base, size, value)
         elif size > 1:
             for i in range(size):
                 self.port_write((port + i) & 0xFFFF, 1, value >> i * 8)
@@ -122,9 +132,8 @@ class Exits:
     def mmio_read(self, address: int, size: int) -> int:
         row, following = self._find(address)
         if row is not None and address + size - 1 <= row.last:
-            direct = size & row.direct and not address & (size - 1)
-            handler = row.read if direct else row.exit.adapted_read
-            return self._read(row, handler, address - row.base, size)
+            direct = 0 if address & (size - 1) else size & row.direct
+            return self._read(row, direct, address - row.base, size)
         if size == 1 or (row is None and address + size - 1 < following):
             return _MASKS[size]
         return sum(self.mmio_read(address + i, 1) << i * 8 for i in range(size))
@@ -132,16 +141,18 @@ class Exits:
     def mmio_write(self, address: int, size: int, value: int) -> None:
         row, following = self._find(address)
         if row is not None and address + size - 1 <= row.last:
-            direct = size & row.direct and not address & (size - 1)
-            handler = row.write if direct else row.exit.adapted_write
-            self._write(row, handler, address - row.base, size, value)
+            direct = 0 if address & (size - 1) else size & row.direct
+            self._write(row, direct, address - row.base, size, value)
         elif size > 1 and not (row is None and address + size - 1 < following):
             for i in range(size):
                 self.mmio_write(address + i, 1, value >> i * 8)
 
     # --- handlers
 
-    def _read(self, row: _Row, handler: ReadHandler, offset: int, size: int) -> int:
+    def _read(self, row: _Row, direct: int, offset: int, size: int) -> int:
+        if direct and row.answers is not None:
+            return int.from_bytes(row.answers[offset : offset + size], "little")
+        handler = row.read if direct else row.exit.adapted_read
         self.count += 1
         try:
             value = handler(offset, size)
@@ -152,9 +163,13 @@ class Exits:
             self._failed(row, offset, size, None, error)
             return _MASKS[size]
 
-    def _write(self, row: _Row, handler: WriteHandler, offset: int, size: int, value: int) -> None:
-        self.count += 1
+    def _write(self, row: _Row, direct: int, offset: int, size: int, value: int) -> None:
         value &= _MASKS[size]
+        if direct and row.keeps is not None:
+            row.keeps[offset : offset + size] = value.to_bytes(size, "little")
+            return
+        handler = row.write if direct else row.exit.adapted_write
+        self.count += 1
         try:
             handler(offset, size, value)
         except BaseException as error:
@@ -168,7 +183,8 @@ class Exits:
 
     def read_string(self, port: int, size: int, count: int) -> bytes:
         """What the row's string handler gives: up to so many whole items, or nothing."""
-        row = self._rows[self._index[port] - 1]
+        row = self._rows[self._index[port]]
+        assert row is not None, "only ports with string handlers come here"
         offset = port - row.base
         self.count += 1
         try:
@@ -183,7 +199,8 @@ class Exits:
 
     def write_string(self, port: int, size: int, items: bytes) -> int:
         """How many items the row's string handler took."""
-        row = self._rows[self._index[port] - 1]
+        row = self._rows[self._index[port]]
+        assert row is not None, "only ports with string handlers come here"
         offset = port - row.base
         self.count += 1
         try:
@@ -207,70 +224,66 @@ class Exits:
 
 # --- callbacks ------------------------------------------------------------------------------------
 
+# An engine that runs has its tables: none of these is gone when a callback looks.
 _exits: dict[int, weakref.ref[Exits]] = {}
+_numbers = count(1)
 
 
-def attach(machine: Machine, exits: Exits) -> None:
-    _exits[machine.address] = weakref.ref(exits)
+def attach(exits: Exits) -> int:
+    """The number by which thunks name the engine that these tables belong to."""
+    number = next(_numbers)
+    _exits[number] = weakref.ref(exits)
+    return number
 
 
-def detach(machine: Machine) -> None:
-    _exits.pop(machine.address, None)
+def detach(number: int) -> None:
+    _exits.pop(number, None)
 
 
-def _of(machine: int) -> Exits:
-    found = _exits[machine]()
-    assert found is not None, "an engine that runs has its tables"
-    return found
+def _port_read(engine: int, port: int, size: int) -> int:
+    return _exits[engine]().port_read(port, size)  # type: ignore[union-attr]
 
 
-def _port_read(machine: int, port: int, size: int) -> int:
-    return _of(machine).port_read(port, size)
-
-
-def _port_write(machine: int, port: int, size: int, value: int) -> int:
-    _of(machine).port_write(port, size, value)
+def _port_write(engine: int, port: int, size: int, value: int) -> int:
+    _exits[engine]().port_write(port, size, value)  # type: ignore[union-attr]
     return 0
 
 
-def _mmio_read(machine: int, address: int, size: int) -> int:
-    return _of(machine).mmio_read(address, size)
+def _mmio_read(engine: int, address: int, size: int) -> int:
+    return _exits[engine]().mmio_read(address, size)  # type: ignore[union-attr]
 
 
-def _mmio_write(machine: int, address: int, size: int, value: int) -> int:
-    _of(machine).mmio_write(address, size, value)
+def _mmio_write(engine: int, address: int, size: int, value: int) -> int:
+    _exits[engine]().mmio_write(address, size, value)  # type: ignore[union-attr]
     return 0
 
 
-def _port_read_string(machine: int, port: int, size: int, count: int) -> int:
+def _port_read_string(engine: int, port: int, size: int, count: int, transfer: int) -> int:
     """Items; the first goes before the transfer page, the others into it."""
-    data = _of(machine).read_string(port, size, count)
-    transfer = Machine(machine).transfer
+    data = _exits[engine]().read_string(port, size, count)  # type: ignore[union-attr]
     ctypes.memmove(transfer - 8, data[:size].ljust(8, b"\0"), 8)
     ctypes.memmove(transfer, data[size:], max(len(data) - size, 0))
     return len(data) // size
 
 
-def _port_write_string(machine: int, port: int, size: int, count: int, host: int) -> int:
-    return _of(machine).write_string(port, size, ctypes.string_at(host, count * size))
+def _port_write_string(engine: int, port: int, size: int, count: int, host: int) -> int:
+    items = ctypes.string_at(host, count * size)
+    return _exits[engine]().write_string(port, size, items)  # type: ignore[union-attr]
 
 
-def _acknowledge(machine: int) -> int:
-    return _of(machine).acknowledge()
+def _acknowledge(engine: int) -> int:
+    return _exits[engine]().acknowledge()  # type: ignore[union-attr]
 
 
-def _callback(function: Callable[..., int], arguments: int) -> ctypes._CFunctionType:
-    return ctypes.CFUNCTYPE(*[ctypes.c_uint64] * (arguments + 1))(function)
-
-
+_Narrow, _Wide = ctypes.c_uint32, ctypes.c_uint64  # narrow ones are quicker
 _CALLBACKS = {
-    "port_read": _callback(_port_read, 3),
-    "port_write": _callback(_port_write, 4),
-    "mmio_read": _callback(_mmio_read, 3),
-    "mmio_write": _callback(_mmio_write, 4),
-    "port_read_string": _callback(_port_read_string, 4),
-    "port_write_string": _callback(_port_write_string, 5),
-    "acknowledge": _callback(_acknowledge, 1),
+    "port_read": ctypes.CFUNCTYPE(_Narrow, *[_Narrow] * 3)(_port_read),
+    "port_write": ctypes.CFUNCTYPE(_Narrow, *[_Narrow] * 4)(_port_write),
+    "mmio_read": ctypes.CFUNCTYPE(_Wide, _Narrow, _Wide, _Narrow)(_mmio_read),
+    "mmio_write": ctypes.CFUNCTYPE(_Narrow, _Narrow, _Wide, _Narrow, _Wide)(_mmio_write),
+    "port_read_string": ctypes.CFUNCTYPE(_Narrow, *[_Narrow] * 4, _Wide)(_port_read_string),
+    "port_write_string": ctypes.CFUNCTYPE(_Narrow, *[_Narrow] * 4, _Wide)(_port_write_string),
+    "acknowledge": ctypes.CFUNCTYPE(_Narrow, _Narrow)(_acknowledge),
 }
 
 

@@ -229,6 +229,7 @@ _next = count(0, 8).__next__
 class Machine(Struct):
     """One engine."""
 
+    number = Field(u32, _next())  # for callbacks
     uc = Field(u64, _next())
     cpu = Pointer(Cpu, _next())
     env = Pointer(Env, _next())

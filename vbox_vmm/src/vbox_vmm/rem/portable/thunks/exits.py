@@ -27,12 +27,12 @@ from .memory import (
 
 def mmio_write(m: Machine, address: int, size: int, value: int) -> None:
     if not slot_store(m, address, value, size):  # reads from ROM, writes to the RAM below
-        python.mmio_write(m, address, size, value)
+        python.mmio_write(m.number, address, size, value)
 
 
 def dispatch_read(uc: int, region: int, address: int, value: int, op: UInt32) -> int:
     """memory_region_dispatch_read."""
-    u64[value] = python.mmio_read(machine_of_uc(uc), address, 1 << (op & 3))
+    u64[value] = python.mmio_read(machine_of_uc(uc).number, address, 1 << (op & 3))
     return 0
 
 
@@ -115,7 +115,7 @@ def load(env: Env, address: int, oi: UInt32, back: int, *, size: int) -> int:
         watch_access(m, address, size, 0, back)
     e = io_entry(env, oi & 15, address, size, 0, back)
     if e.address:
-        return python.mmio_read(m, e.paddr | (address & (PAGE_SIZE - 1)), size)
+        return python.mmio_read(m.number, e.paddr | (address & (PAGE_SIZE - 1)), size)
     if size > 1 and spans_io(env, oi & 15, address, size, 0, back):
         return load_bytes(env, address, oi & 15, size, back)
     if size == 1:

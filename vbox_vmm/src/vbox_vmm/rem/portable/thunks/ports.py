@@ -58,13 +58,13 @@ def check_permission(env: Env, port: int, size: int, back: int) -> None:
 def port_in(env: Env, port: UInt32, *, size: int) -> int:
     """helper_inb, helper_inw, helper_inl."""
     check_permission(env, port & 0xFFFF, size, here())
-    return python.port_read(machine_of(env), port & 0xFFFF, size)
+    return u32(python.port_read(machine_of(env).number, port & 0xFFFF, size))
 
 
 def port_out(env: Env, port: UInt32, value: UInt32, *, size: int) -> None:
     """helper_outb, helper_outw, helper_outl."""
     check_permission(env, port & 0xFFFF, size, here())
-    python.port_write(machine_of(env), port & 0xFFFF, size, value)
+    python.port_write(machine_of(env).number, port & 0xFFFF, size, value)
 
 
 def string_check(env: Env, *, size: int) -> None:
@@ -123,9 +123,8 @@ def string_in(env: Env, wide: UInt32, *, size: int, bits: int) -> int:
         address = linear(env, SEG_ES, R_DI, bits)
         count = items(m, env, address, R_DI, size, bits)
         if count > 1 and plain_memory(env, address, mode, size, 1):
-            taken = python.port_read_string(
-                m, port, size, count
-            )  # how many items; the first lies before the page
+            # How many items; the first lies before the page.
+            taken = u32(python.port_read_string(m.number, port, size, count, m.transfer))
             if taken:
                 first = u64[m.transfer - 8]
                 rest = (taken - 1) * size
@@ -134,7 +133,7 @@ def string_in(env: Env, wide: UInt32, *, size: int, bits: int) -> int:
                 if rest:
                     copy_in(m, env, address + size, rest, mode, here())
                 return first
-    return python.port_read(m, port, size)
+    return u32(python.port_read(m.number, port, size))
 
 
 def string_out(env: Env, wide: UInt32, value: UInt32, *, size: int, bits: int) -> None:
@@ -146,9 +145,9 @@ def string_out(env: Env, wide: UInt32, value: UInt32, *, size: int, bits: int) -
         count = items(m, env, address, R_SI, size, bits)
         host = plain_memory(env, address, data_mode(env), size, 0)
         if count > 1 and host:
-            taken = python.port_write_string(m, port, size, count, host)
+            taken = u32(python.port_write_string(m.number, port, size, count, host))
             if taken:
                 register_add(env, R_SI, (taken - 1) * size, bits)
                 register_add(env, R_CX, -(taken - 1), bits)
                 return
-    python.port_write(m, port, size, value)
+    python.port_write(m.number, port, size, value)

@@ -114,7 +114,7 @@ def exec_interrupt(cpu: Cpu, request: int) -> int:
         deliver_external(m, VECTOR_NMI)
         return 1
     if m.irq and env.eflags & FLAG_IF:
-        vector = python.acknowledge(m)
+        vector = u32(python.acknowledge(m.number))
         if vector < NO_VECTOR:
             deliver_external(m, vector)
             return 1
