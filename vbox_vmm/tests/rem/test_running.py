@@ -12,6 +12,7 @@ import pytest
 from rem_guest import CODE, DATA, HLT, Device, Guest
 
 from vbox_pdm.engine import CpuModel, ExitReason
+from vbox_vmm.rem.probe import NATIVE
 
 LOOP = bytes.fromhex("ebfe")
 COUNT = bytes.fromhex("48ffc0 48ff042500800000 ebf3")  # inc rax / inc qword [8000] / jmp
@@ -311,7 +312,7 @@ def test_create_and_close_leak_neither_memory_nor_files_nor_threads(engine: str)
     gc.collect()
     before = memory_kib(), len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
-    for _ in range(1000):
+    for _ in range(1000 if engine == NATIVE else 300):
         cycle()
     gc.collect()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vbox_vmm.rem.portable import structures
 from vbox_vmm.rem.portable.compiler import CompileError, Program
 from vbox_vmm.rem.portable.language import (
-    IS_LESS,
     MULTIPLY_SHIFT_40,
     Array,
     Field,
@@ -34,10 +35,11 @@ from vbox_vmm.rem.portable.language import (
     u32,
     u64,
 )
-from vbox_vmm.rem.portable.layout import constants
+from vbox_vmm.rem.portable.layout import HEADER, constants
 
 ONES = (1 << 64) - 1
 TEN = 10
+IS_LESS = bytes.fromhex("48 39c8 0f9cc0 0fb6c0")  # cmp rax, rcx / setl al / movzx eax, al
 NUMBERS = st.integers(0, ONES) | st.sampled_from([0, 1, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 1 << 63, ONES])
 c_library = Functions()
 c_library.define({"labs": ctypes.cast(ctypes.CDLL(None).labs, ctypes.c_void_p).value or 0})
@@ -301,3 +303,39 @@ enum { D, E, F = 10, G };
     found = constants(text)
 
     assert found == {"A": 16, "B": 17, "C": 17, "D": 0, "E": 1, "F": 10, "G": 11, "BIG": 1 << 40}
+
+
+def structures_of(text: str) -> dict[str, dict[str, int]]:
+    """The offsets of the fields of a C header's structures, and their sizes as the field ''."""
+    sizes = {"uint32_t": 4, "uint64_t": 8, "uintptr_t": 8, "void *": 8}
+    found = {}
+    for body, name in re.findall(
+        r"typedef struct \{(.*?)\} (\w+);", re.sub(r"/\*.*?\*/", "", text), re.DOTALL
+    ):
+        offsets, at = {}, 0
+        for kind, fields in re.findall(r"(\w+ ?\*?)\s*([\w, \[\]]+);", body):
+            size = sizes[kind.strip()]
+            for field in fields.split(","):
+                plain, count = re.fullmatch(r"\s*(\w+)(?:\[(\d+)\])?", field).groups()  # type: ignore[union-attr]
+                at = -(-at // size) * size
+                offsets[plain] = at
+                at += size * int(count or 1)
+        found[name] = offsets | {"": at}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "size"),
+    [
+        ("SegmentCache", structures.Segment, structures.SEGMENT_SIZE),
+        ("TlbEntry", structures.TlbEntry, structures.TLB_ENTRY_SIZE),
+        ("IoTlbEntry", structures.IoTlbEntry, structures.IO_TLB_ENTRY_SIZE),
+        ("PageDesc", structures.PageDesc, structures.PAGE_DESC_SIZE),
+    ],
+)
+def test_structure_is_laid_out_as_the_native_module_has_it(name: str, ours: type[Struct], size: int) -> None:
+    offsets = structures_of(HEADER.read_text())[name]
+
+    fields = {n: f.offset for n, f in vars(ours).items() if isinstance(f, Field)}
+    assert fields.items() <= offsets.items()
+    assert size == offsets[""]

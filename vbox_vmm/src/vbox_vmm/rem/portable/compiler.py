@@ -18,21 +18,18 @@ from typing import Any, NoReturn
 
 from . import assembler as a
 from . import language
-from .language import Array, Field, Functions, Pointer, Scalar, Struct, u8, u16, u32
+from .folding import OPERATORS, fold
+from .language import Array, Field, Functions, Pointer, Scalar, Struct, u8, u32
 
 Constants = tuple[tuple[str, Hashable], ...]
 
-_OPERATORS: dict[type[ast.operator], str] = {
-    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "//", ast.Mod: "%", ast.BitAnd: "&",
-    ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
-}  # fmt: skip
 _CONDITIONS: dict[type[ast.cmpop], int] = {
     ast.Eq: a.EQUAL, ast.NotEq: a.NOT_EQUAL, ast.Lt: a.BELOW, ast.LtE: a.BELOW_EQUAL,
     ast.Gt: a.ABOVE, ast.GtE: a.ABOVE_EQUAL,
 }  # fmt: skip
 _IMMEDIATE = {"+": b"\x48\x05", "-": b"\x48\x2d", "&": b"\x48\x25", "|": b"\x48\x0d", "^": b"\x48\x35"}
 _PARAMETERS: dict[str, tuple[Scalar, bool] | None] = {
-    "int": None, "bool": (u8, False), "UInt8": (u8, False), "UInt16": (u16, False), "UInt32": (u32, False),
+    "int": None, "bool": (u8, False), "UInt8": (u8, False), "UInt32": (u32, False),
     "Int32": (u32, True),
 }  # fmt: skip
 
@@ -171,7 +168,7 @@ class _Function:
             self._store(node.target, self._value(node.value))
 
     def _do_AugAssign(self, node: ast.AugAssign) -> None:
-        self._binary(node.target, _OPERATORS[type(node.op)], node.value)
+        self._binary(node.target, OPERATORS[type(node.op)], node.value)
         self._store(node.target, None)
 
     def _store(self, target: ast.expr, kind: type[Struct] | None) -> None:
@@ -295,36 +292,15 @@ class _Function:
 
     def _constant(self, node: ast.expr) -> int | None:
         """The value, when it is known now."""
-        if isinstance(node, ast.Constant):
-            return int(node.value) if isinstance(node.value, int) else None
-        if isinstance(node, ast.Name) and node.id not in self.slots:
-            value = self.constants.get(node.id, self.names.get(node.id))
-            return int(value) if isinstance(value, int) else None
-        if isinstance(node, ast.UnaryOp):
-            value = self._constant(node.operand)
-            if value is None:
-                return None
-            return {ast.Not: not value, ast.USub: -value, ast.Invert: ~value, ast.UAdd: value}[type(node.op)]
-        if isinstance(node, ast.BinOp):
-            left, right = self._constant(node.left), self._constant(node.right)
-            if left is None or right is None:
-                return None
-            return int(eval(f"{left} {_OPERATORS[type(node.op)]} ({right})", {}))
-        if isinstance(node, ast.Compare) and len(node.ops) == 1:
-            left, right = self._constant(node.left), self._constant(node.comparators[0])
-            if left is None or right is None:
-                return None
-            return {
-                ast.Eq: left == right, ast.NotEq: left != right, ast.Lt: left < right, ast.LtE: left <= right,
-                ast.Gt: left > right, ast.GtE: left >= right,
-            }[type(node.ops[0])]  # fmt: skip
-        return None
+        return fold(node, self._name)
+
+    def _name(self, name: str) -> Any:
+        """What a name stands for that is no variable."""
+        return None if name in self.slots else self.constants.get(name, self.names.get(name))
 
     def _global(self, node: ast.expr) -> Any:
         """What a name of the module stands for; None for anything else."""
-        if isinstance(node, ast.Name) and node.id not in self.slots:
-            return self.constants.get(node.id, self.names.get(node.id))
-        return None
+        return self._name(node.id) if isinstance(node, ast.Name) else None
 
     def _is_simple(self, node: ast.expr) -> bool:
         if isinstance(node, ast.Attribute) and node.attr == "address":
@@ -386,7 +362,7 @@ class _Function:
         self._fail(node, f"{node.id} has no value here")
 
     def _value_BinOp(self, node: ast.BinOp) -> None:
-        self._binary(node.left, _OPERATORS[type(node.op)], node.right)
+        self._binary(node.left, OPERATORS[type(node.op)], node.right)
 
     def _value_UnaryOp(self, node: ast.UnaryOp) -> None:
         if isinstance(node.op, ast.Not):

@@ -21,7 +21,6 @@ from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 # Types of parameters.  A C caller leaves the bits beyond them undefined.
 UInt8 = int
-UInt16 = int
 UInt32 = int
 Int32 = int
 
@@ -207,6 +206,5 @@ def execute(code: bytes, rax: int = 0, rcx: int = 0) -> int:
 
 
 EXCHANGE_U32 = bytes.fromhex("87 08 89c8")  # xchg [rax], ecx / mov eax, ecx
-IS_LESS = bytes.fromhex("48 39c8 0f9cc0 0fb6c0")  # cmp rax, rcx / setl al / movzx eax, al
 # mul rcx / shrd rax, rdx, 40: the product has 128 bits
 MULTIPLY_SHIFT_40 = bytes.fromhex("48 f7e1 48 0facd028")

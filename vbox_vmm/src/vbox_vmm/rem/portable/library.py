@@ -28,9 +28,9 @@ WANTED_VERSION = (2, 1, 4)
 _PUBLIC = ("uc_open", "uc_close", "uc_ctl", "uc_hook_add", "uc_version")
 _C_LIBRARY = ("memcpy", "memset", "clock_gettime", "prctl", "read")
 
-_DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_JMPREL = 2, 5, 6, 7, 8, 23
+_DT_PLTRELSZ, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_JMPREL = 2, 6, 7, 8, 23
 _R_X86_64_64, _R_X86_64_JUMP_SLOT = 1, 7
-_RELOCATION_SIZE, _SYMBOL_SIZE = 24, 24
+_SYMBOL_SIZE = 24
 _RTLD_DI_LINKMAP = 2
 
 
