@@ -23,6 +23,7 @@ from vbox_pdm import PdmError
 from vbox_pdm.catalogue import Catalogue
 from vbox_vmm import cfgm_xml, machine_boot
 from vbox_vmm.frontends import new_plugin
+from vbox_vmm.rem.portable import layout
 from vbox_vmm.vm import Vm
 
 Vbox = Callable[..., Result]
@@ -480,12 +481,11 @@ def test_every_layer_of_the_contract_has_templates() -> None:
     assert layers == set(new_plugin.LAYERS)
 
 
-def test_templates_are_package_data() -> None:
+def test_templates_and_the_layout_of_unicorn_are_package_data() -> None:
     root = Path(new_plugin.__file__).parents[3]
     about = tomllib.loads((root / "pyproject.toml").read_text())
-    (pattern,) = about["tool"]["setuptools"]["package-data"]["vbox_vmm"]
+    patterns = about["tool"]["setuptools"]["package-data"]["vbox_vmm"]
     package = root / "src" / "vbox_vmm"
 
-    assert {path for path in (package / "templates").rglob("*") if path.is_file()} == set(
-        package.glob(pattern)
-    )
+    templates = {path for path in (package / "templates").rglob("*") if path.is_file()}
+    assert templates | {layout.HEADER} == {path for pattern in patterns for path in package.glob(pattern)}
