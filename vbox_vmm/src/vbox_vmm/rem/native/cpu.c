@@ -245,6 +245,7 @@ int machine_run(Machine *m)
 {
     int reason;
 
+    m->runner = pthread_self();
     m->running = true;
     m->thread = PyEval_SaveThread();
     /* Either this sees that the deadline has passed, or the timer's thread sees the guest inside. */

@@ -9,6 +9,10 @@ static int check_open(Machine *m)
         PyErr_SetString(PyExc_RuntimeError, "the engine is closed");
         return -1;
     }
+    if (m->running && !pthread_equal(m->runner, pthread_self())) {
+        PyErr_SetString(PyExc_RuntimeError, "while the engine runs, other threads may only kick and raise interrupts");
+        return -1;
+    }
     return 0;
 }
 
@@ -272,12 +276,16 @@ static PyObject *core_dirty_pages(PyObject *self, PyObject *arguments)
 
 static PyObject *core_set_ports(PyObject *self, PyObject *rows)
 {
-    return table_set(&((Machine *)self)->ports, rows, 0xffff, true) < 0 ? NULL : Py_NewRef(Py_None);
+    Machine *m = (Machine *)self;
+
+    return check_open(m) < 0 || table_set(&m->ports, rows, 0xffff, true) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *core_set_mmio(PyObject *self, PyObject *rows)
 {
-    return table_set(&((Machine *)self)->mmio, rows, UINT64_MAX, false) < 0 ? NULL : Py_NewRef(Py_None);
+    Machine *m = (Machine *)self;
+
+    return check_open(m) < 0 || table_set(&m->mmio, rows, UINT64_MAX, false) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- lines and time ------------------------------------------------------------------------------- */

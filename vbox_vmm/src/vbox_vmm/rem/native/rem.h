@@ -87,6 +87,7 @@ typedef struct Machine {
     PyObject *acknowledge;
     PyThreadState *thread; /* saved while guest code runs */
     bool running, closed;
+    pthread_t runner; /* while running: the thread that may call what is not for any thread */
 
     Slot *slots;
     size_t slot_count, slot_hit;
