@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rem_guest import CODE, COMMON, DATA, HLT, Device, Guest
 
-from vbox_pdm.engine import CpuModel, Exit, ExitReason, InstructionCounter
+from vbox_pdm.engine import CpuModel, Exit, ExitReason
+from vbox_vmm.rem.engine import Rem
 
 HANDLERS = 0x6000
 LATCH, FIFO = 0x80, 0x90
@@ -83,17 +84,17 @@ STEPS = (
 class Trace:
     """What the outside sees of a run."""
 
-    rem: InstructionCounter
+    guest: Guest
     events: list[tuple[int | str, ...]]
     moved: int = 0
     """Bytes that the FIFO has given."""
 
     def read(self, offset: int, size: int) -> int:
-        self.events.append((self.rem.executed(), "read", offset, size))
+        self.events.append((self.guest.rem.executed(), "read", offset, size))
         return 0x55
 
     def write(self, offset: int, size: int, value: int) -> None:
-        self.events.append((self.rem.executed(), "write", offset, size, value))
+        self.events.append((self.guest.rem.executed(), "write", offset, size, value))
 
     def row(self, first: int, size: int) -> Exit:
         return Exit(first, size, self.read, self.write, self.read, self.write)
@@ -120,11 +121,18 @@ class Trace:
         )
 
 
+def attach(trace: Trace, executed: int) -> None:
+    """Give the guest's engine its devices and its clock."""
+    rem = trace.guest.rem
+    rem.set_ports([trace.row(LATCH, 16), trace.fifo()])
+    rem.set_mmio([trace.row(MMIO, 16)])
+    rem.count_instructions(1, executed, 0)
+    rem.set_tsc(0, 0, 1_000_000_000, NO_LIMIT)
+
+
 def make(code: bytes, buffer: int = 1 << 20) -> tuple[Guest, Trace]:
     guest = Guest(CpuModel(translation_buffer=buffer))
-    trace = Trace(guest.rem, [])
-    guest.rem.set_ports([trace.row(LATCH, 16), trace.fifo()])
-    guest.rem.set_mmio([trace.row(MMIO, 16)])
+    trace = Trace(guest, [])
     guest.page(WINDOW, MMIO | 3)
     guest.page(HOLE, 0)
     handlers = {
@@ -139,8 +147,7 @@ def make(code: bytes, buffer: int = 1 << 20) -> tuple[Guest, Trace]:
         at = HANDLERS + number * 32
         guest.ram.write(at, bytes.fromhex(handler))
         guest.gate(vector, at)
-    guest.rem.count_instructions(1, 0, 0)
-    guest.rem.set_tsc(0, 0, 1_000_000_000, NO_LIMIT)
+    attach(trace, 0)
     state = guest.long_mode(code, rflags=0x202)
     state.gpr[7] = HOLE
     guest.rem.set_state(state)
@@ -157,25 +164,25 @@ def assemble(steps: Sequence[Step]) -> bytes:
 def run(
     steps: Sequence[Step],
     stops: Sequence[int] = (),
-    disturb: Callable[[Guest, int], None] = lambda guest, stop: None,
+    disturb: Callable[[Trace, int], None] = lambda trace, stop: None,
     buffer: int = 1 << 20,
     kicks: bool = False,
 ) -> list[tuple[int | str, ...]]:
     """The trace of a program that is interrupted whenever so many instructions more have been executed."""
     guest, trace = make(assemble(steps), buffer)
     with closing(guest):
-        rem, pending, stop, ended = guest.rem, list(stops), NO_LIMIT, threading.Event()
+        pending, stop, ended = list(stops), NO_LIMIT, threading.Event()
 
         def kick() -> None:
             rng = random.Random(0)
             while not ended.is_set():
-                rem.kick()
+                guest.rem.kick()
                 time.sleep(rng.random() * 50e-6)
 
         def advance() -> None:
             nonlocal stop
-            stop = rem.executed() + pending.pop(0) if pending else NO_LIMIT
-            rem.stop_at(stop)
+            stop = guest.rem.executed() + pending.pop(0) if pending else NO_LIMIT
+            guest.rem.stop_at(stop)
 
         advance()
         thread = threading.Thread(target=kick)
@@ -183,7 +190,8 @@ def run(
             thread.start()
         try:
             while True:
-                disturb(guest, stop)
+                disturb(trace, stop)
+                rem = guest.rem
                 reason = rem.run()
                 if reason is ExitReason.HALTED:
                     state = rem.get_state()
@@ -203,13 +211,25 @@ def run(
                 thread.join()
 
 
-def leave_each_block(guest: Guest, stop: int) -> None:
-    guest.rem.stop_at(min(guest.rem.executed() + 1, stop))
+def move_to_another_engine(trace: Trace) -> None:
+    """What a saved state does: all that the guest sees of its CPU goes to a new engine."""
+    guest, old = trace.guest, trace.guest.rem
+    state, executed = old.get_state(), old.executed()
+    old.close()
+    guest.rem = guest.host.rem = Rem.create(guest.host, CpuModel(translation_buffer=1 << 20))
+    guest.rem.map_ram(0, guest.ram.size, guest.ram.address, guest.ram.address)
+    attach(trace, executed)
+    guest.rem.set_state(state)
+    guest.rem.interrupt(bool(guest.host.vectors))
 
 
-def flush(guest: Guest, stop: int) -> None:
+def leave_each_block(trace: Trace, stop: int) -> None:
+    trace.guest.rem.stop_at(min(trace.guest.rem.executed() + 1, stop))
+
+
+def flush(trace: Trace, stop: int) -> None:
     """Forgets all translations."""
-    guest.rem.set_state(guest.rem.get_state())
+    trace.guest.rem.set_state(trace.guest.rem.get_state())
 
 
 programs = st.lists(st.sampled_from(STEPS), min_size=1, max_size=25)
@@ -296,6 +316,21 @@ def test_stop_set_by_a_handler_takes_effect_at_the_next_block() -> None:
 
         assert guest.rem.run() is ExitReason.KICKED
         assert guest.rem.executed() == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(programs, stop_lists, st.integers(0, 200))
+def test_trace_over_a_saved_state_is_the_same(steps: list[Step], stops: list[int], saved_at: int) -> None:
+    saved = False
+
+    def save_and_load(trace: Trace, stop: int) -> None:
+        nonlocal saved
+        if not saved and trace.guest.rem.executed() >= saved_at:
+            saved = True
+            move_to_another_engine(trace)
+        trace.guest.rem.stop_at(stop if saved else min(saved_at, stop))
+
+    assert run(steps, stops, save_and_load) == run(steps, stops)
 
 
 def test_count_goes_on_from_a_saved_one() -> None:
