@@ -8,7 +8,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).parent
 NATIVE = Path("src/vbox_vmm/rem/native")
 SOURCES = (
-    *("library.c", "memory.c", "exits.c", "strings.c", "cpu.c"),
+    *("library.c", "memory.c", "exits.c", "strings.c", "cpu.c", "count.c"),
     *("helpers.c", "sse.c", "debug.c", "state.c", "module.c"),
 )
 

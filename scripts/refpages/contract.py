@@ -319,7 +319,7 @@ def engines(author: Author) -> None:
     page = author.page("engine.md", "Engines", "What a plugin that executes guest code has to offer.")
     page.text(_body(engine))
     author.class_section(page, 2, engine.EngineType)
-    for each in (engine.Engine, engine.EngineHost, engine.EngineFactory):
+    for each in (engine.Engine, engine.InstructionCounter, engine.EngineHost, engine.EngineFactory):
         author.class_section(page, 2, each)
     page.heading(2, "Records")
     for record in (engine.Exit, engine.ExitReason, engine.CpuModel, engine.CpuState, engine.Segment):

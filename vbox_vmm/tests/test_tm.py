@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from vbox_pdm import Clock, ConfigError, PdmError, StateError
 from vbox_pdm.state import decode, encode
 from vbox_vmm.cfgm import Node
+from vbox_vmm.instruction_clock import InstructionClock
 from vbox_vmm.tm import NEVER, NO_LIMIT, PUT_OFF, TimeManager, Timer, TimerState, TmState
-from vbox_vmm.tm_config import CATCH_UP_PERIODS, CatchUpPeriod, Mode, TmConfig, read_config
+from vbox_vmm.tm_config import CATCH_UP_PERIODS, CatchUpPeriod, Mode, Source, TmConfig, read_config
+from vbox_vmm.tm_timer import FAR
 
 US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000
 STRICT = TmConfig(slack=0)
@@ -664,3 +667,192 @@ class TimersAgainstModel(RuleBasedStateMachine):
 
 TimersAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTimersAgainstModel = TimersAgainstModel.TestCase
+
+
+# Executed instructions as the source of time
+
+
+class Counted:
+    """An engine, as far as time is concerned."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ns = self.stop = self.seed = 0
+        self.tsc: tuple[int, ...] = ()
+
+    def count_instructions(self, ns: int, executed: int, seed: int) -> None:
+        self.ns, self.count, self.seed = ns, executed, seed
+
+    def executed(self) -> int:
+        return self.count
+
+    def stop_at(self, executed: int) -> None:
+        self.stop = executed
+
+    def set_tsc(self, ticks: int, host_ns: int, hz: int, limit: int) -> None:
+        self.tsc = (ticks, host_ns, hz, limit)
+
+
+def counted(**config: Any) -> tuple[Host, Counted, TimeManager]:
+    host, engine, clock = Host(), Counted(), InstructionClock(ns=10, seed=7)
+    clock.attach(engine)  # type: ignore[arg-type]
+    settings = TmConfig(source=Source.INSTRUCTIONS, **config)
+    tm = TimeManager(settings, host_clock=host, utc_clock=lambda: 5_000 * SECOND, counter=clock)
+    tm.resume()
+    return host, engine, tm
+
+
+def test_now_counted_virtual_clocks_follow_instructions_and_real_the_host() -> None:
+    host, engine, tm = counted()
+    host.now += SECOND
+
+    engine.count = 12
+
+    assert [tm.now(clock) for clock in (Clock.VIRTUAL, Clock.VIRTUAL_SYNC, Clock.TSC)] == [120, 120, 120]
+    assert tm.now(Clock.REAL) == host.now
+    assert (engine.ns, engine.seed) == (10, 7)
+
+
+@pytest.mark.parametrize("clock", [Clock.VIRTUAL, Clock.VIRTUAL_SYNC, Clock.TSC])
+def test_deadline_counted_virtual_timer_stops_the_counter_and_not_the_host(clock: Clock) -> None:
+    _, engine, tm = counted()
+    timer, seen = at_clock(tm, clock)
+    timer.set(1_001)
+
+    assert tm.next_deadline_host_ns() == NEVER
+    assert engine.stop == 101  # the first count at which 1001 ns are over
+    engine.count = 100
+    assert (tm.counted_out, tm.run_due()) == (False, 0)
+    engine.count = 101
+    assert (tm.counted_out, tm.run_due()) == (True, 1)
+    assert seen[0] >= 1_001
+
+
+def test_deadline_counted_timer_on_real_is_the_hosts() -> None:
+    host, _, tm = counted()
+    timer, seen = at_clock(tm, Clock.REAL)
+    timer.set(host.now + 5)
+
+    assert tm.next_deadline_host_ns() == host.now + 5
+    host.now += 5
+    tm.run_due()
+    assert seen == [host.now]
+
+
+def test_deadline_counted_earlier_timer_is_told_at_once() -> None:
+    _, engine, tm = counted()
+    tm.create("late", Clock.VIRTUAL_SYNC, nothing).set(1_000)
+    tm.next_deadline_host_ns()
+
+    tm.create("early", Clock.VIRTUAL, nothing).set(500)
+
+    assert engine.stop == 50
+    tm.create("past", Clock.VIRTUAL, nothing).set(-10_000)
+    assert engine.stop == 0
+
+
+def test_tsc_counted_new_line_is_told_at_once() -> None:
+    _, engine, tm = counted()
+    assert engine.tsc == (0, 0, SECOND, NO_LIMIT)
+    engine.count = 3
+
+    tm.create("a", Clock.VIRTUAL_SYNC, nothing).set(1_000)
+
+    assert engine.tsc == (30, 30, SECOND, 1_000)
+
+
+def test_utc_counted_begins_where_configured_and_moves_with_virtual_time() -> None:
+    host, engine, tm = counted(utc_start=100, utc_offset=-1)
+    host.now += 77 * SECOND
+
+    engine.count = 5 * SECOND // 10
+
+    assert tm.utc_now_ns() == 105 * SECOND - 1
+
+
+def test_info_clocks_counted_says_how_many_instructions() -> None:
+    _, engine, tm = counted()
+    engine.count = 42
+
+    assert "42 instructions" in tm.info_clocks()
+
+
+def test_pass_idle_moves_virtual_time_up_to_the_next_timer() -> None:
+    _, engine, tm = counted()
+    timer, seen = at_clock(tm, Clock.VIRTUAL_SYNC)
+    timer.set(5_000)
+    tm.next_deadline_host_ns()
+    engine.count = 100
+
+    assert tm.until_next() == 4_000
+    tm.pass_idle(1_500)
+    assert (tm.until_next(), tm.now(Clock.VIRTUAL)) == (2_500, 2_500)
+    assert engine.stop == 350
+    tm.pass_idle(2_500)
+    assert (tm.counted_out, tm.run_due(), seen) == (True, 1, [5_000])
+    assert tm.until_next() == FAR
+
+
+def test_warp_percentage_counted_is_refused() -> None:
+    _, _, tm = counted()
+
+    with pytest.raises(ConfigError, match="InstructionTime"):
+        tm.set_warp_percentage(200)
+    with pytest.raises(ConfigError, match="InstructionTime"):
+        TmConfig(source=Source.INSTRUCTIONS, warp_percentage=50)
+
+
+def test_save_and_load_counted_keep_the_count() -> None:
+    _, engine, tm = counted()
+    engine.count = 1_234
+    tm.pause()
+    state = decode(TmState, encode(tm.save()))
+    _, other, fresh = counted()
+    fresh.pause()
+
+    fresh.load(state)
+
+    assert other.count == 1_234
+    fresh.resume()
+    other.count += 1
+    assert fresh.now(Clock.VIRTUAL) == fresh.now(Clock.TSC) == 12_350
+
+
+def test_load_state_of_version_1_has_no_count() -> None:
+    assert TmState.upgrade(1, {"virtual": 1}) == {"virtual": 1, "executed": 0}
+
+
+def test_attach_engine_that_does_not_count_raises() -> None:
+    for engine in (None, object()):
+        with pytest.raises(PdmError, match=r"VERR_NOT_SUPPORTED.*TM/Source = host"):
+            InstructionClock(1).attach(engine)  # type: ignore[arg-type]
+
+
+def test_detach_clock_stands() -> None:
+    clock, engine = InstructionClock(10), Counted()
+    clock.attach(engine)  # type: ignore[arg-type]
+    engine.count = 5
+    clock.detach()
+    engine.count = 6
+
+    clock.stop_at(100)
+
+    assert (clock(), engine.stop) == (50, 0)
+
+
+def test_config_source_of_time() -> None:
+    node = Node()
+    node.insert_string("Source", "instructions")
+    node.insert_integer("InstructionTime", 3)
+    node.insert_integer("UTCStart", 4)
+
+    config = read_config(node)
+
+    assert (config.source, config.instruction_time, config.utc_start) == (Source.INSTRUCTIONS, 3, 4)
+    node.replace("Source", "blocks")
+    with pytest.raises(ConfigError, match=r"'blocks'.*host or instructions"):
+        read_config(node)
+    node.replace("Source", "instructions")
+    node.replace("InstructionTime", 0)
+    with pytest.raises(ConfigError, match=r"instruction_time is 0.*1\.\.1000000"):
+        read_config(node)

@@ -17,6 +17,7 @@ from images import Image
 
 from vbox_pdm import MediaOp, PdmError
 from vbox_pdm.testing import Bench
+from vbox_pdm.testing.services import HostDriverHelpers
 from vbox_plugin_storage import file_io
 
 SIZE = 64 * 512
@@ -203,6 +204,49 @@ def test_raw_second_writer_is_refused_and_readers_share(path: Path) -> None:
             Image(fourth, "raw-image", path=str(path), read_only=True)
         with Bench() as fifth, pytest.raises(PdmError):
             Image(fifth, "raw-image", path=str(path))
+
+
+# --- where runs must repeat exactly
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HostDriverHelpers, "at_once", True)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_raw_at_once_is_done_when_submitted_and_completed_by_the_queue(bench: Bench, path: Path) -> None:
+    image = Image(bench, "raw-image", path=str(path))
+    memory = bytearray(512)
+
+    write = image.start(MediaOp.WRITE, 512, (memoryview(bytearray(b"w" * 512)),))
+    read = image.start(MediaOp.READ, 512, (memoryview(memory),))
+
+    assert memory == b"w" * 512
+    assert image.order == []
+    image.finish(write, read)
+    assert image.order == [write, read]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_raw_at_once_disk_full_keeps_order_and_loses_nothing(
+    bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image(bench, "raw-image", path=str(path))
+    disk = Disk(monkeypatch, errno.ENOSPC)
+    memory = bytearray(512)
+    write = image.start(MediaOp.WRITE, 0, (memoryview(bytearray(b"w" * 512)),))
+    read = image.start(MediaOp.READ, 0, (memoryview(memory),))
+    assert bench.wait(lambda: bench.runtime_errors)
+    bench.suspend()
+    disk.full = False
+
+    bench.resume()
+
+    image.finish(write, read)
+    assert image.order == [write, read]
+    assert memory == b"w" * 512
+    assert image.read(0, 512) == b"w" * 512
 
 
 # --- errors of the host

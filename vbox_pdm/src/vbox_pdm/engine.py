@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from attrs import define, field, frozen
 
@@ -219,6 +219,28 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free everything; no other call may follow."""
+
+
+@runtime_checkable
+class InstructionCounter(Protocol):
+    """What an engine may offer besides: executed instructions as a clock, for runs that repeat exactly.
+
+    Each iteration of a repeated string instruction counts, and the look that finds no more to do; an
+    instruction that faults does not count.  At equal counts the same guest is in the same state, whatever
+    the engine has cached, and whoever kicked it.
+    """
+
+    def count_instructions(self, ns: int, executed: int, seed: int) -> None:
+        """Count from now on, beginning with `executed`; there is no stop yet.  `set_tsc` then goes by this
+        clock, `ns` for each instruction, in place of the host's, and what RDRAND gives follows from `seed`
+        and the count.  RuntimeError within a handler."""
+
+    def executed(self) -> int:
+        """The count; within a handler without the instruction that is being executed."""
+
+    def stop_at(self, executed: int) -> None:
+        """Make `run` return KICKED before the first block of code that would begin at this count or a higher
+        one; it replaces the last.  May be called while `run` is in a handler."""
 
 
 class EngineFactory(Protocol):

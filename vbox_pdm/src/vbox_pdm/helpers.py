@@ -304,6 +304,12 @@ class DeviceHelpers(Helpers, Protocol):
 class DriverHelpers(Helpers, Protocol):
     """What a driver has besides."""
 
+    @property
+    def at_once(self) -> bool:
+        """Whether requests are to be carried out where they are submitted, on the EMT, and completed by the
+        queue: the VM's time is made of what the guest executes, a worker's thread would be done at another
+        moment in each run."""
+
     def worker(self, name: str, run: Callable[[Worker], None], wake: Callable[[], None]) -> Worker:
         """A thread for blocking host I/O.  `run(worker)` loops while `worker.running`; `wake` makes
         a blocked call return.  Its results come in by a queue."""

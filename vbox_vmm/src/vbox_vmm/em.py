@@ -18,6 +18,7 @@ from vbox_pdm.engine import Engine, ExitReason
 from vbox_pdm.helpers import ResetSource
 from vbox_vmm.lock import Doorbell
 from vbox_vmm.tm import TimeManager
+from vbox_vmm.tm_timer import FAR
 
 if TYPE_CHECKING:
     from vbox_vmm.vm import Vm
@@ -98,6 +99,7 @@ class Em:
         if engine is None:
             raise RuntimeError("a VM without an engine cannot execute")
         tm, lock, requests, now = self._tm, vm.lock, vm.requests, time.monotonic_ns
+        counted = tm.counter is not None
         looked = False
         while vm.running:
             if self.forced:
@@ -109,11 +111,9 @@ class Em:
             if lock.wanted:
                 lock.let_others_in()
                 continue
-            if now() >= self._deadline:
-                tm.run_due()
-                self._deadline = tm.next_deadline_host_ns() or _NEVER
-                self._told = -1  # the engine has forgotten it by now
-            if tm.tsc_version != self._tsc_version:
+            if now() >= self._deadline or (counted and tm.counted_out):
+                self._run_timers()
+            if not counted and tm.tsc_version != self._tsc_version:
                 self._tell_tsc(engine)
             vm.flush_tables()
             if self._deadline != self._told:
@@ -142,28 +142,38 @@ class Em:
                 vm.guru_meditation(-2301, "VERR_REM_VIRTUAL_CPU_ERROR", engine.failure)
         self.state = EmState.SUSPENDED
 
+    def _run_timers(self) -> None:
+        self._tm.run_due()
+        self._deadline = self._tm.next_deadline_host_ns() or _NEVER
+        self._told = -1  # the engine has forgotten it by now
+
     def _halt(self) -> None:
         """Sleep until something may end HLT: an interrupt, an NMI, a timer, a request."""
         self.state = EmState.HALTED
         tm, vm, woken = self._tm, self._vm, self._woken
+        paced = tm.counter is not None and not tm.warps
         while not woken.rung:
             if tm.warps:
                 self._deadline = tm.halted_until_next() or _NEVER
-            delay = None
-            if self._deadline != _NEVER:
-                delay = (self._deadline - time.monotonic_ns()) / 1e9
+            begin = time.monotonic_ns()
+            until = self._deadline
+            idle = tm.until_next() if paced else 0
+            if paced and idle != FAR:
+                until = min(until, begin + idle)
+            delay = None if until == _NEVER else (until - begin) / 1e9
             if delay is None or delay > 0:
                 vm.lock.release()
                 try:
                     rang = woken.wait(delay)
                 finally:
                     vm.lock.acquire()
+                if paced:
+                    tm.pass_idle(min(idle, time.monotonic_ns() - begin))
                 if rang:
                     return
             elif vm.lock.wanted:
                 vm.lock.let_others_in()
-            tm.run_due()
-            self._deadline = tm.next_deadline_host_ns() or _NEVER
+            self._run_timers()
 
     def _tell_tsc(self, engine: Engine) -> None:
         self._tsc_version = self._tm.tsc_version
@@ -177,7 +187,7 @@ class Em:
         # A handler armed a timer while the guest runs: TSC's line and the deadline follow at once.
         self._deadline = host_ns
         if self.engine is not None:
-            if self._tm.tsc_version != self._tsc_version:
+            if self._tm.counter is None and self._tm.tsc_version != self._tsc_version:
                 self._tell_tsc(self.engine)
             self._tell_deadline(self.engine)
 

@@ -31,6 +31,7 @@ from vbox_pdm.errors import ConfigError, PdmError
 from vbox_vmm import machine_boot
 from vbox_vmm.cfgm import Node
 
+CLOCKS = ("realtime", "warp", "instructions")
 DEFAULT_MEMORY = 128 << 20
 LEAST_MEMORY, MOST_MEMORY = 4 << 20, 2 << 40
 """Bytes of RAM; what the host can give is for PGM to find out."""
@@ -191,6 +192,13 @@ def set_memory(tree: Node, size: int) -> None:
             "VERR_INVALID_PARAMETER", f"{size} bytes of memory are not whole pages", "Use a multiple of 4K"
         )
     tree.replace("RamSize", size)
+
+
+def set_clock(tree: Node, clock: str) -> None:
+    """One of `CLOCKS`.  With instructions time jumps while the guest waits, as it does with warp."""
+    time = tree.ensure_node("TM")
+    time.replace("Source", "instructions" if clock == "instructions" else "host")
+    time.replace("Mode", "realtime" if clock == "realtime" else "warp")
 
 
 def describe_size(size: int) -> str:

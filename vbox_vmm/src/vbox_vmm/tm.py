@@ -7,6 +7,10 @@ VIRTUAL_SYNC follows VIRTUAL but never passes a timer that is due: when the VMM 
 waits for it, lags, and afterwards runs a little faster until it has caught up.  All that the guest
 sees hangs on VIRTUAL_SYNC; TSC is a linear function of it.
 
+With a counter VIRTUAL follows that clock and not the host's: executed instructions, see
+`instruction_clock`.  Then there are two deadlines, the counter's for the virtual clocks and the host's
+for REAL.
+
 How VIRTUAL_SYNC is computed.  Since the last anchor (virtual time `_v0`, sync time `_s0`) it runs
 with VIRTUAL, plus `_rate` per cent until `_v_end`, and stops at `_limit`, the expiry of the first
 timer on it.  So reading it changes nothing, and whoever lets the guest's TSC run natively needs the
@@ -28,11 +32,13 @@ import heapq
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 from attrs import frozen
 
 from vbox_pdm import Clock, PdmError, State, StateError
+from vbox_vmm.instruction_clock import InstructionClock
+from vbox_vmm.instruction_clock import TscMapping as TscMapping
 from vbox_vmm.tm_config import NS_PER_SECOND, Mode, TmConfig, invalid
 from vbox_vmm.tm_timer import FAR, Queue, label
 from vbox_vmm.tm_timer import Timer as Timer
@@ -53,7 +59,7 @@ _VIRTUAL, _SYNC, _REAL, _TSC = Clock.VIRTUAL, Clock.VIRTUAL_SYNC, Clock.REAL, Cl
 
 
 @frozen
-class TmState(State, version=1):
+class TmState(State, version=2):
     """The saved state of the clocks (unit "tm").  Timers are saved with their owners."""
 
     virtual: int
@@ -63,15 +69,13 @@ class TmState(State, version=1):
     """Per cent of extra speed while catching up, else 0."""
     tsc: int
     tsc_hz: int
+    executed: int = 0
+    """Instructions, when these are counted."""
 
-
-class TscMapping(NamedTuple):
-    """TSC = min(ticks + (host now - host_ns) * hz / 1e9, limit), as `Engine.set_tsc` takes it."""
-
-    ticks: int
-    host_ns: int
-    hz: int
-    limit: int
+    @classmethod
+    def upgrade(cls, version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 knew no instructions."""
+        return {**fields, "executed": 0}
 
 
 class TimeManager:
@@ -80,8 +84,9 @@ class TimeManager:
     `host_clock` gives ns and never runs backwards; `utc_clock` gives ns since 1970.
     `on_deadline_change(deadline)` is called when a timer was armed for an earlier host time than
     `next_deadline_host_ns` last announced (not from within `run_due`, whose caller asks anyway): the
-    engine then needs the new deadline and a new TSC mapping at once.
+    engine then needs the new deadline and a new TSC mapping at once.  A counter is told both by TM.
     `on_timer_failure(timer, error)` is told of callbacks that raise; by default it is logged.
+    With a `counter` VIRTUAL follows it.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class TimeManager:
         *,
         host_clock: Callable[[], int] = time.monotonic_ns,
         utc_clock: Callable[[], int] = time.time_ns,
+        counter: InstructionClock | None = None,
         on_deadline_change: Callable[[int], None] | None = None,
         on_timer_failure: Callable[[Timer, Exception], None] | None = None,
     ) -> None:
@@ -100,8 +106,10 @@ class TimeManager:
         """Changes whenever `tsc_mapping` describes another line than before."""
         self._host = host_clock
         self._utc = utc_clock
+        self.counter = counter
+        self._source = host_clock if counter is None else counter  # what VIRTUAL follows
         self._ticking = False
-        self._anchor = 0  # host time at which VIRTUAL was _base
+        self._anchor = 0  # the source's time at which VIRTUAL was _base
         self._base = 0
         self._warp = self.config.warp_percentage
         self._jumped = 0  # ns that were skipped while halted
@@ -109,7 +117,7 @@ class TimeManager:
         self._rate = 0
         self._v_end = 0
         self._limit = FAR
-        # Host time - VIRTUAL_SYNC where that is constant (it is nearly always): the short way of now().
+        # The source's time - VIRTUAL_SYNC where that is constant (nearly always): the short way of now().
         self._shift: int | None = None
         self._given_up = 0
         self._tsc_hz = self.config.tsc_hz
@@ -120,6 +128,7 @@ class TimeManager:
         self._running = False
         self._in_sync = False  # sync timers are being run: the clock stands at each one's expiry
         self._announced = FAR
+        self._stop = FAR  # what the counter was told
         # More than the slack, so that what is put off does not run in the same round.
         self._put_off = max(PUT_OFF, self.config.slack + 1)
 
@@ -145,13 +154,13 @@ class TimeManager:
         """The time of `clock`: ns, for TSC ticks."""
         shift = self._shift
         if clock is _SYNC and shift is not None:
-            sync = self._host() - shift
+            sync = self._source() - shift
             return sync if sync < self._limit else self._limit
         if clock is _REAL:
             return self._host()
         virtual = self._base
         if self._ticking:
-            virtual += (self._host() - self._anchor) * self._warp // 100
+            virtual += (self._source() - self._anchor) * self._warp // 100
         if clock is _VIRTUAL:
             return virtual
         sync = self._s0 + virtual - self._v0
@@ -169,12 +178,15 @@ class TimeManager:
 
     def utc_now_ns(self) -> int:
         """The guest's wall clock: ns since 1970-01-01 UTC."""
+        if self.counter is not None:
+            start = self.config.utc_start * NS_PER_SECOND + self.config.utc_offset
+            return start + self.now(_VIRTUAL) - self.lag
         # What warp skipped has passed for the guest; what it lags behind has not.
         return self._utc() + self.config.utc_offset + self._jumped - self.lag
 
     def tsc_mapping(self) -> TscMapping:
         """The line on which the TSC runs from now on, until `tsc_version` changes."""
-        host = self._host()
+        host = self._source()
         if not self._ticking:
             ticks = self._ticks(self._sync_at(self._base))
             return TscMapping(ticks, host, 0, NO_LIMIT)
@@ -196,7 +208,7 @@ class TimeManager:
         """Let the virtual clocks run.  Raises PdmError VERR_TM_TSC_ALREADY_TICKING."""
         if self._ticking:
             raise PdmError("VERR_TM_TSC_ALREADY_TICKING", "TM: the virtual clocks are running already")
-        self._anchor = self._host()
+        self._anchor = self._source()
         self._ticking = True
         self._line_changed()
         self._deadline_may_be_earlier()
@@ -208,8 +220,10 @@ class TimeManager:
         """
         if not 2 <= percentage <= 20_000:
             raise invalid(f"warp drive percentage is {percentage}", "It takes 2..20000")
+        if self.counter is not None:
+            raise invalid("instructions are the source of time", "Set InstructionTime before the VM is made")
         if self._ticking:
-            host = self._host()
+            host = self._source()
             self._base += (host - self._anchor) * self._warp // 100
             self._anchor = host
         self._warp = percentage
@@ -283,7 +297,14 @@ class TimeManager:
         A time that has passed means: at once.
         """
         self._announced = self._deadline()
+        if self.counter is not None:
+            self._stop_counter()
         return self._announced if self._announced != FAR else NEVER
+
+    @property
+    def counted_out(self) -> bool:
+        """Whether the counter has reached the time at which `run_due` is to be called."""
+        return self.counter is not None and self.counter() >= self._stop
 
     @property
     def warps(self) -> bool:
@@ -301,11 +322,25 @@ class TimeManager:
             if target != FAR:
                 skip = target - self.now(_VIRTUAL)
                 if skip > 0:
-                    self._base += skip
-                    self._jumped += skip
-                    self._line_changed()
+                    self._skip(skip)
                 return max(self._host(), 1)
         return self.next_deadline_host_ns()
+
+    def until_next(self) -> int:
+        """VIRTUAL's ns until `run_due` is to be called for a timer on a virtual clock; `FAR` without one."""
+        target = self._virtual_deadline()
+        return target if target == FAR else max(target - self.now(_VIRTUAL), 0)
+
+    def pass_idle(self, ns: int) -> None:
+        """The guest was halted for so long while the counter stood (0..`until_next()`)."""
+        if ns > 0:
+            self._skip(ns)
+            self._deadline_may_be_earlier()
+
+    def _skip(self, ns: int) -> None:
+        self._base += ns
+        self._jumped += ns
+        self._line_changed()
 
     def run_due(self) -> int:
         """Run the timers that are due; returns how many callbacks were called.
@@ -334,7 +369,8 @@ class TimeManager:
         virtual = self.now(_VIRTUAL)
         sync = self._sync_at(virtual)
         rate = self._rate if virtual < self._v_end else 0
-        return TmState(virtual, sync, self._given_up, rate, self._ticks(sync), self._tsc_hz)
+        executed = 0 if self.counter is None else self.counter.executed
+        return TmState(virtual, sync, self._given_up, rate, self._ticks(sync), self._tsc_hz, executed)
 
     def load(self, state: TmState) -> None:
         """Set the clocks; timers keep their expiry until they are loaded themselves.
@@ -348,13 +384,16 @@ class TimeManager:
             )
         lag = state.virtual - state.virtual_sync - state.given_up
         if (
-            min(state.virtual, state.virtual_sync, state.given_up, state.rate, lag) < 0
+            min(state.virtual, state.virtual_sync, state.given_up, state.rate, lag, state.executed) < 0
+            or state.executed >= 1 << 63
             or state.tsc_hz <= 0
             or state.rate > 2000
         ):
             raise StateError("VERR_TM_LOAD_STATE", f"TM: the saved clocks contradict each other: {state}")
         if state.tsc_hz != self._tsc_hz:
             log.warning("TM: TSC runs at %d Hz, it was saved at %d Hz", self._tsc_hz, state.tsc_hz)
+        if self.counter is not None:
+            self.counter.executed = state.executed
         self._base = state.virtual
         self._jumped = 0
         self._given_up = state.given_up
@@ -372,13 +411,14 @@ class TimeManager:
         sync = self._sync_at(virtual)
         running = "ticking" if self._ticking else "paused"
         warp = f" - warp drive {self._warp}%" if self._warp != 100 else ""
+        counted = "" if self.counter is None else f" - {self.counter.executed} instructions"
         held = " - held by a timer" if self._ticking and self._unlimited(virtual) > self._limit else ""
         offset = f" - offset {virtual - sync}" if virtual != sync else ""
         given_up = f" given up {self._given_up}" if self._given_up else ""
         rate = f" catching up at {self.catch_up_rate}%" if self.catch_up_rate else ""
         rows = (
             ("Cpu Tick", self._ticks(sync), self._tsc_hz, running + " - virtualized"),
-            ("Virtual", virtual, NS_PER_SECOND, f"{running} - {self.config.mode.value}{warp}"),
+            ("Virtual", virtual, NS_PER_SECOND, f"{running} - {self.config.mode.value}{warp}{counted}"),
             ("VirtSync", sync, NS_PER_SECOND, running + held + offset + given_up + rate),
             ("Real", self._host(), NS_PER_SECOND, "ticking"),
         )
@@ -405,6 +445,8 @@ class TimeManager:
         self.tsc_version += 1
         plain = self._ticking and not self._rate and self._warp == 100
         self._shift = self._anchor - self._base + self._v0 - self._s0 if plain else None
+        if self.counter is not None:  # at once: EM comes around when the host likes
+            self.counter.set_tsc(self.tsc_mapping())
 
     def _unlimited(self, virtual: int) -> int:
         """VIRTUAL_SYNC at a virtual time, were there no timer to hold it."""
@@ -535,16 +577,32 @@ class TimeManager:
 
     def _deadline(self) -> int:
         deadline = self._real_queue.first()
-        if self._ticking:
-            virtual = min(self._virtual_queue.first(), self._virtual_of_sync(self._limit))
-            if self._rate:
-                virtual = min(virtual, self._v_end)
-            if virtual != FAR:
-                deadline = min(deadline, self._anchor - ((self._base - virtual) * 100 // self._warp))
+        if self.counter is None:
+            deadline = min(deadline, self._source_deadline())
         return max(deadline, 1)  # 0 means that there is none
 
+    def _virtual_deadline(self) -> int:
+        virtual = min(self._virtual_queue.first(), self._virtual_of_sync(self._limit))
+        return min(virtual, self._v_end) if self._rate else virtual
+
+    def _source_deadline(self) -> int:
+        """The source's time at which the virtual clocks are at their deadline."""
+        virtual = self._virtual_deadline()
+        if virtual == FAR or not self._ticking:
+            return FAR
+        return self._anchor - ((self._base - virtual) * 100 // self._warp)
+
+    def _stop_counter(self) -> None:
+        assert self.counter is not None
+        self._stop = self._source_deadline()
+        self.counter.stop_at(self._stop)
+
     def _deadline_may_be_earlier(self) -> None:
-        if self._running or self.on_deadline_change is None:
+        if self._running:
+            return
+        if self.counter is not None and self._source_deadline() < self._stop:
+            self._stop_counter()
+        if self.on_deadline_change is None:
             return
         deadline = self._deadline()
         if deadline < self._announced:

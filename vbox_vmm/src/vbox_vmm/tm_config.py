@@ -23,7 +23,7 @@ _WITHOUT_EFFECT = (
 )
 _KNOWN = (
     "CatchUpStopThreshold|CatchUpGiveUpThreshold|CatchUpStartThreshold?|CatchUpPrecentage?|ScheduleSlack"
-    f"|TSCTicksPerSecond|UTCOffset|WarpDrivePercentage|Mode|{_WITHOUT_EFFECT}"
+    f"|TSCTicksPerSecond|UTCOffset|WarpDrivePercentage|Mode|Source|InstructionTime|UTCStart|{_WITHOUT_EFFECT}"
 )
 
 
@@ -32,6 +32,13 @@ class Mode(enum.Enum):
 
     REALTIME = "realtime"  # as long as the host's
     WARP = "warp"  # it jumps to the next timer
+
+
+class Source(enum.Enum):
+    """What the virtual clocks follow while the guest runs."""
+
+    HOST = "host"  # the host's clock
+    INSTRUCTIONS = "instructions"  # what the guest executes: each run is the same
 
 
 @frozen
@@ -76,6 +83,11 @@ class TmConfig:
     give_up_threshold: int = field(default=60_000_000_000, validator=_span(1, 1 << 62))
     slack: int = field(default=100_000, validator=_span(0, NS_PER_SECOND))
     utc_offset: int = 0
+    source: Source = Source.HOST
+    instruction_time: int = field(default=2, validator=_span(1, 1_000_000))
+    """With INSTRUCTIONS: ns for each."""
+    utc_start: int = 1_767_225_600
+    """With INSTRUCTIONS: the guest's wall clock when its virtual clock is 0, seconds since 1970."""
 
     def __attrs_post_init__(self) -> None:
         below, name = self.stop_threshold, "stop threshold"
@@ -89,6 +101,11 @@ class TmConfig:
                     "Thresholds must be strictly increasing",
                 )
             below, name = period.start, f"start threshold {number}"
+        if self.source is Source.INSTRUCTIONS and self.warp_percentage != 100:
+            raise invalid(
+                f"warp drive percentage is {self.warp_percentage} while instructions are the source of time",
+                "Set InstructionTime instead",
+            )
         if self.give_up_threshold <= below:
             raise invalid(
                 f"catch-up give-up threshold is {self.give_up_threshold} ns, not above the {name}"
@@ -124,6 +141,9 @@ def read_config(node: Node) -> TmConfig:
     mode = node.query_string("Mode", default=default.mode.value)
     if mode not in {item.value for item in Mode}:
         raise invalid(f"Mode is '{mode}'", "It takes realtime or warp")
+    source = node.query_string("Source", default=default.source.value)
+    if source not in {item.value for item in Source}:
+        raise invalid(f"Source is '{source}'", "It takes host or instructions")
     return TmConfig(
         mode=Mode(mode),
         tsc_hz=node.query_integer("TSCTicksPerSecond", default=default.tsc_hz),
@@ -133,4 +153,7 @@ def read_config(node: Node) -> TmConfig:
         give_up_threshold=node.query_integer("CatchUpGiveUpThreshold", default=default.give_up_threshold),
         slack=node.query_integer("ScheduleSlack", default=default.slack, bits=32),
         utc_offset=node.query_integer("UTCOffset", default=0, signed=True),
+        source=Source(source),
+        instruction_time=node.query_integer("InstructionTime", default=default.instruction_time),
+        utc_start=node.query_integer("UTCStart", default=default.utc_start),
     )

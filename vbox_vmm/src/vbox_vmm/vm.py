@@ -28,12 +28,13 @@ from vbox_pdm.helpers import ResetSource, RuntimeErrorFlags
 from vbox_pdm.timers import Clock
 from vbox_vmm.cfgm import Node
 from vbox_vmm.em import Em, EmState, ForcedAction
+from vbox_vmm.instruction_clock import InstructionClock
 from vbox_vmm.iom import Iom
 from vbox_vmm.lock import Doorbell, VmLock
 from vbox_vmm.pdm.manager import Pdm
 from vbox_vmm.pgm import Pgm
 from vbox_vmm.tm import TimeManager
-from vbox_vmm.tm_config import read_config
+from vbox_vmm.tm_config import Source, read_config
 from vbox_vmm.trpm import Trpm
 from vbox_vmm.vmstate import StateMachine, VmState
 
@@ -87,8 +88,7 @@ class Vm:
         self.guru: Guru | None = None
         self.runtime_errors: list[RuntimeErrorRecord] = []
         self.triple_fault_reset = machine.query_bool("CPUM/TripleFaultReset", default=False)
-        seed = machine.query_integer("RandomSeed", default=None)
-        self.random = random.Random(seed)
+        self.random = random.Random(machine.query_integer("RandomSeed", default=None))
         self._terminated = False
         self._idle = Doorbell()
         self._em: Em | None = None
@@ -110,13 +110,21 @@ class Vm:
             hole = self.cfgm.query_integer("RamHoleSize", default=512 << 20)
             self.pgm = Pgm(ram, hole)
             parts.append(self.pgm.close)
-            self.tm = TimeManager(read_config(self.cfgm.ensure_node("TM")))
+            config = read_config(self.cfgm.ensure_node("TM"))
+            counter = None
+            if config.source is Source.INSTRUCTIONS:  # each run is to be the same
+                if not self.cfgm.exists("RandomSeed"):
+                    self.random.seed(0)
+                counter = InstructionClock(config.instruction_time, self.random.getrandbits(64))
+            self.tm = TimeManager(config, counter=counter)
             self.trpm = Trpm()
             self.iom = Iom(self)
             parts.append(self.iom.close)
             engine = self._create_engine() if with_engine else None
             if engine is not None:
                 parts.append(engine.close)
+            if counter is not None:
+                counter.attach(engine)
             self.em = self._em = Em(self, self.tm, engine)
             self.pgm.set_engine(engine)
             self.iom.set_engine(engine)
@@ -160,6 +168,8 @@ class Vm:
             self.do_power_off()
         self.states.change(S.DESTROYING)
         self.pdm.destruct()
+        if self.tm.counter is not None:
+            self.tm.counter.detach()
         if self.em.engine is not None:
             self.em.engine.close()
             self.em.engine = None

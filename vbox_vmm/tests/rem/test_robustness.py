@@ -2,130 +2,93 @@
 
 from __future__ import annotations
 
+import ast
 import gc
+import os
 import random
+import select
 import struct
 import subprocess
 import sys
-import time
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from rem_guest import CODE, HLT, RAM_SIZE, STUBS, Device, Guest
-from rem_guest32 import CODE16, DATA16, start, start_v86
+import test_robustness
+from random_code import MODES
+from rem_guest import CODE, HLT, Device, Guest
+from rem_guest32 import start
 
 from vbox_pdm.engine import CpuState, ExitReason, Segment
+from vbox_vmm.rem.engine import Rem
 
 SECONDS = 0.6
 LONG_SECONDS = 67
-"""Of random code for each mode; the long ones are ten minutes together."""
-MODES = ["real", "16", "32", "32 user", "pae", "v86", "long", "long user", "watched"]
+"""CPU time of random code for each mode; the long ones are ten minutes together."""
+PATIENCE = 120.0
+"""Seconds without a new case after which the process hangs; a case takes milliseconds, or 6 s of kicks."""
+PROGRAM = Path(__file__).parent / "random_code.py"
 
 
-class Noise(Device):
-    """Answers reads at random."""
-
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__()
-        self.rng = rng
-
-    def read(self, offset: int, size: int) -> int:
-        return self.rng.getrandbits(size * 8)
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        pass
-
-    adapted_read, adapted_write = read, write
-
-
-def state_of(guest: Guest, mode: str, code: bytes, rng: random.Random) -> CpuState:
-    flags = rng.getrandbits(22) & 0x254FD5 | 2
-    if mode == "v86":
-        return start_v86(guest, code, iopl=rng.choice([0, 3]))
-    if mode == "real":
-        guest.real_mode(code)
-        for vector in range(256):
-            guest.ram.write(vector * 4, struct.pack("<HH", STUBS + (vector & 15) * 16, 0))
-        return guest.rem.get_state()
-    if mode in ("long", "long user", "watched"):
-        state = guest.long_mode(code, user=mode == "long user", rflags=flags)
-        if mode == "watched":
-            control = 0x4FF | rng.getrandbits(16) << 16
-            state.dr = [0x8000, 0x9000, CODE + 3, 0xEFF0, 0, 0, 0xFFFF0FF0, control]
-        return state
-    state = start(guest, code, user=mode == "32 user", rflags=flags)
-    if mode == "16":
-        state.cs, state.ss = CODE16, DATA16
-    if mode == "pae":
-        state.cr0, state.cr3, state.cr4 = 0x80000031, 0x300000, 0x20
-        guest.ram.write(0x300000, struct.pack("<4Q", 0x301001, 0, 0, 0))
-        guest.ram.write(0x301000, struct.pack("<4Q", 0x83, 0x200083, 0x400083, 0x83))
-    return state
+def run_cases(mode: str, cases: str, seconds: float = 0) -> None:
+    """random_code.py in a process of its own; fails with the words that run the same cases again."""
+    words = [sys.executable, str(PROGRAM), mode, cases, str(seconds)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    last = "none"
+    try:
+        while select.select([process.stdout], [], [], PATIENCE)[0]:
+            written = os.read(process.stdout.fileno(), 1 << 16).decode()
+            if not written:
+                break
+            last = written.split()[-1]
+        else:
+            process.kill()
+            pytest.fail(f"hangs in case {last}: {PROGRAM.name} {mode} {cases.split('-')[0]}-{last}")
+        text, status = process.stderr.read(), process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+    if status != 0:
+        how = f"ends with {status} in case {last}: {PROGRAM.name} {mode} {cases.split('-')[0]}-{last}\n{text}"
+        pytest.fail(how)
+    assert {"KICKED", "HALTED"} <= set(ast.literal_eval(text)), text
 
 
-def random_code(rng: random.Random) -> bytes:
-    if rng.random() < 0.4:
-        return rng.randbytes(256)
-    starts = (
-        *(b"\x0f", b"\x66\x0f", b"\xf3\x0f", b"\xf2\x0f", b"\x0f\x38", b"\x0f\x01", b"\x0f\xc7", b"\x0f\xae"),
-        *(
-            b"\x66\x0f\x38",
-            b"\x66\x0f\x3a",
-            b"\x66\x0f\x3a\x61",
-            b"\x66\x48\x0f\x3a\x60",
-            b"\xc4",
-            b"\xcf",
-            b"\xca",
-        ),
-        *(b"\xd9", b"\xdf", b"\x0f\x22", b"\x0f\x23", b"\x8e", b"\xf3", b"\xcd", b"\x0f\x00", b""),
-        b"\xb9\x80\x00\x00\xc0\x0f\x30",  # wrmsr of EFER
-    )
-    return b"".join(rng.choice(starts) + rng.randbytes(rng.randrange(1, 5)) for _ in range(60))
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("os.kill(os.getpid(), 11)", "ends with -11 in case 7: .* real 5-7"),
+        ("time.sleep(100)", "hangs in case 7: .* real 5-7"),
+        ("sys.exit('an invariant')", "ends with 1 in case 7: .* real 5-7\nan invariant"),
+    ],
+)
+def test_process_that_dies_or_hangs_is_noticed_and_its_case_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, says: str
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, sys, time\nos.write(1, b'5\\n6\\n7\\n')\n{end}\n")
+    monkeypatch.setattr(test_robustness, "PROGRAM", program)
+    monkeypatch.setattr(test_robustness, "PATIENCE", 2.0)
+
+    with pytest.raises(pytest.fail.Exception, match=says):
+        run_cases("real", "5", 1)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_random_code_neither_crashes_nor_hangs(guest: Guest, mode: str) -> None:
-    run_random_code(guest, mode, random.Random(mode), SECONDS)
+def test_random_code_neither_crashes_nor_hangs(mode: str) -> None:
+    run_cases(mode, "0", SECONDS)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", MODES)
-def test_random_code_for_long_neither_crashes_nor_hangs(guest: Guest, mode: str) -> None:
-    run_random_code(guest, mode, random.Random(f"long {mode}"), LONG_SECONDS)
-
-
-def run_random_code(guest: Guest, mode: str, rng: random.Random, seconds: float) -> None:
-    noise = Noise(rng)
-    guest.rem.set_ports([noise.row(0, 0x10000)])
-    guest.rem.set_mmio([noise.row(0x400000, 0x100000), noise.row(0xFEB0_0000, 0x1000)])
-    pristine = guest.ram.read(0, RAM_SIZE)
-    values = (0x10000, 0xFFF8, 0x9FFE, 0x3FFFF0, 0x400000, 0, 8, 0x18, 0x40)
-    reasons = set()
-    stop = time.process_time() + seconds
-    while time.process_time() < stop:
-        guest.ram.write(0, pristine)
-        guest.rem.invalidate(0, RAM_SIZE)
-        state = state_of(guest, mode, random_code(rng), rng)
-        for number in range(16):
-            if number != 4 or rng.random() < 0.2:
-                state.gpr[number] = rng.choice((rng.getrandbits(64), rng.randrange(0x10000), *values))
-        guest.host.vectors = [rng.randrange(256) for _ in range(3)]
-        guest.rem.interrupt(rng.random() < 0.3)
-        if rng.random() < 0.1:
-            guest.rem.nmi()
-        guest.rem.set_state(state)
-        for _ in range(3):
-            begin = time.monotonic()
-            reason = guest.run(0.002)
-            assert time.monotonic() - begin < 3
-            assert reason is not ExitReason.FAILED, guest.rem.failure
-            reasons.add(reason)
-
-    assert {ExitReason.KICKED, ExitReason.HALTED} <= reasons
-    assert guest.host.failures == []
-    guest.ram.write(0, pristine)
-    guest.rem.invalidate(0, RAM_SIZE)
-    guest.long_mode(HLT)
-    assert guest.halt().rip == CODE + 1
+def test_random_code_for_long_neither_crashes_nor_hangs(mode: str) -> None:
+    run_cases(mode, str(random.SystemRandom().randrange(1 << 32)), LONG_SECONDS)
 
 
 @pytest.mark.parametrize("length", [1 << 31, 1 << 63, 1 << 32, 0xFFFF_FFFF_8000_0000, 2**64 - 1])
@@ -156,6 +119,143 @@ def test_interrupt_in_ring_3_with_the_task_register_of_reset_works(guest: Guest)
 
     assert guest.halt().gpr[4] == 0x7F00 - 24
     assert guest.rem.get_state().tr.attributes == 0x8B00
+
+
+@contextmanager
+def quiet_unraisable() -> Iterator[None]:
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+WHILE_RUNNING: dict[str, Callable[[Rem], object]] = {
+    "run": lambda rem: rem.run(),
+    "get_state": lambda rem: rem.get_state(),
+    "set_state": lambda rem: rem.set_state(CpuState()),
+    "reset": lambda rem: rem.reset(),
+    "init": lambda rem: rem.init(),
+    "close": lambda rem: rem.close(),
+    "count_instructions": lambda rem: rem.count_instructions(1, 0, 0),
+}
+EMT_ONLY = WHILE_RUNNING | {
+    "map_ram": lambda rem: rem.map_ram(0, 0x1000, 0x1000, None),
+    "unmap": lambda rem: rem.unmap(0, 0x1000),
+    "invalidate": lambda rem: rem.invalidate(0, 0x1000),
+    "dirty_pages": lambda rem: rem.dirty_pages(0, 0x1000),
+    "set_ports": lambda rem: rem.set_ports([]),
+    "set_mmio": lambda rem: rem.set_mmio([]),
+    "a20": lambda rem: rem.a20(False),
+    "set_deadline": lambda rem: rem.set_deadline(1),
+    "executed": lambda rem: rem.executed(),
+    "stop_at": lambda rem: rem.stop_at(0),
+}
+
+
+@pytest.mark.parametrize("name", WHILE_RUNNING)
+def test_call_that_a_handler_must_not_make_is_refused_and_the_guest_goes_on(guest: Guest, name: str) -> None:
+    class Calls(Device):
+        def read(self, offset: int, size: int) -> int:
+            WHILE_RUNNING[name](guest.rem)
+            return 0
+
+    guest.rem.set_ports([Calls().row(0x80, 1)])
+    guest.long_mode(bytes.fromhex("e480 f4"))
+
+    assert guest.halt().gpr[0] == 0xFF
+    assert isinstance(guest.host.failures[0][4], RuntimeError)
+    assert "while the engine runs" in str(guest.host.failures[0][4])
+
+
+@pytest.mark.parametrize("name", EMT_ONLY)
+def test_call_of_another_thread_while_the_guest_runs_is_refused(guest: Guest, name: str) -> None:
+    guest.long_mode(bytes.fromhex("ebfe"))  # jmp $
+    refusals: list[Exception] = []
+
+    def call() -> None:
+        try:
+            while not refusals:  # until the guest runs
+                EMT_ONLY["executed"](guest.rem)
+        except RuntimeError:
+            pass
+        try:
+            EMT_ONLY[name](guest.rem)
+        except RuntimeError as error:
+            refusals.append(error)
+        guest.rem.kick()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    reason = guest.run(60)
+    thread.join()
+
+    assert reason is ExitReason.KICKED
+    assert "while the engine runs" in str(refusals[0])
+
+
+@pytest.mark.parametrize("name", EMT_ONLY)
+def test_call_after_close_is_refused_or_has_no_effect(name: str) -> None:
+    guest = Guest()
+    guest.close()
+
+    if name == "close":
+        guest.rem.close()
+    else:
+        with pytest.raises(RuntimeError, match="closed"):
+            EMT_ONLY[name](guest.rem)
+    for harmless in (guest.rem.kick, guest.rem.nmi, lambda: guest.rem.interrupt(True)):
+        harmless()
+
+
+@pytest.mark.parametrize("answer", [None, "1", 1.0, b"", [], object()])
+def test_handler_whose_answer_is_no_integer_reads_ones(guest: Guest, answer: object) -> None:
+    class Wrong(Device):
+        def read(self, offset: int, size: int) -> int:
+            return answer  # type: ignore[return-value]
+
+    guest.rem.set_ports([Wrong().row(0x80, 1)])
+    guest.long_mode(bytes.fromhex("e480 f4"))
+
+    assert guest.halt().gpr[0] == 0xFF
+    assert isinstance(guest.host.failures[0][4], TypeError)
+
+
+@pytest.mark.parametrize("answer", [-1, 1 << 64, (1 << 200) + 0x1FF, 0x1FF])
+def test_handler_whose_answer_does_not_fit_is_masked(guest: Guest, answer: int) -> None:
+    guest.rem.set_ports([Device(answer).row(0x80, 1)])
+    guest.long_mode(bytes.fromhex("e480 f4"))
+
+    assert guest.halt().gpr[0] == answer & 0xFF
+    assert guest.host.failures == []
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(3), RecursionError()])
+def test_handler_that_raises_anything_reads_ones_and_the_guest_goes_on(
+    guest: Guest, error: BaseException
+) -> None:
+    class Raises(Device):
+        def read(self, offset: int, size: int) -> int:
+            raise error
+
+    guest.rem.set_ports([Raises().row(0x80, 1)])
+    guest.long_mode(bytes.fromhex("e480 f4"))
+
+    assert guest.halt().gpr[0] == 0xFF
+    assert guest.host.failures[0][4] is error
+
+
+@pytest.mark.parametrize("vector", [None, "1", 256, -2, 1 << 100])
+def test_vector_that_is_none_is_no_interrupt(guest: Guest, vector: object) -> None:
+    guest.host.vectors = [vector]  # type: ignore[list-item]
+    guest.rem.interrupt(True)
+    guest.long_mode(bytes.fromhex("90 90 eb00 f4"), rflags=0x202)
+
+    with quiet_unraisable():
+        state = guest.halt()
+
+    assert state.rip == CODE + 5
+    assert guest.host.acknowledged == 1
 
 
 def test_handler_outlives_the_engine(engine: str) -> None:

@@ -8,6 +8,9 @@ ready when the EMT looks.
 A write that finds the host's disk full is parked, and everything behind it with it: the VM is
 suspended with a runtime error, nothing is lost, and at resume the same request is tried again.
 
+Where runs must repeat exactly (`helpers.at_once`) requests are carried out when they are submitted, and
+completed as ever; one that has to wait is left to the worker.
+
 Traps: the views of a request belong to it until it is done, so a parked one keeps guest memory; while
 the VM is suspended no worker runs, so whatever is left then waits for resume, or ends with
 VERR_PDM_MEDIA_NOT_MOUNTED when the driver is destructed.
@@ -42,7 +45,7 @@ _STATUS = {
 class ImageQueue:
     """The queue of one image, made in `pdm_construct`.
 
-    `carry_out(request)` does the work on the worker's thread and raises OSError; it may be called
+    `carry_out(request)` does the work, on the worker's thread as a rule, and raises OSError; it may be called
     again for the same request.  `what` names the file for people.  `busy()` says whether the driver has
     something else under way that a suspend must wait for.  All other methods are for the EMT;
     the driver passes its life-cycle hooks on to those of the same name."""
@@ -78,7 +81,11 @@ class ImageQueue:
     def submit(self, request: MediaRequest) -> None:
         """Carry out a request behind all earlier ones."""
         self._pending += 1
-        self._submitted.put(request)
+        none_before = self._pending == len(self._finished) + 1
+        if self._helpers.at_once and none_before and self._attempt(request) is None:
+            self._tell()
+        else:
+            self._submitted.put(request)
 
     @property
     def pending(self) -> int:
@@ -194,23 +201,29 @@ class ImageQueue:
             self._tell()
 
     def _work(self, request: MediaRequest) -> None:
+        full = self._attempt(request)
+        if full is None:
+            self._head = None
+        else:
+            self._full = full
+        self._tell()
+
+    def _attempt(self, request: MediaRequest) -> str | None:
+        """Carry it out, and note how it ended; why the host's disk is full, if it is."""
         error, text = None, ""
         try:
             self._carry_out(request)
         except OSError as problem:
             text = problem.strerror or str(problem)
             if problem.errno in DISK_FULL and request.op is not MediaOp.READ:
-                self._full = text
-                self._tell()
-                return
+                return text
             error = _STATUS[request.op]
         except (BufferError, ValueError) as problem:  # views that nobody can write to, or released ones
             error, text = "VERR_INVALID_POINTER", str(problem)
         if error is not None:
             self._helpers.log.error("%s: %s at %#x: %s", self._what, request.op.value, request.offset, text)
-        self._head = None
         self._finished.append((request, error, text))
-        self._tell()
+        return None
 
     def _tell(self) -> None:
         if not self._told:

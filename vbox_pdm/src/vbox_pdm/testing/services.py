@@ -166,6 +166,8 @@ class HostHelpers:
 class HostDriverHelpers(HostHelpers):
     """What a driver has besides."""
 
+    at_once = False
+
     def worker(self, name: str, run: Callable[[Worker], None], wake: Callable[[], None]) -> Worker:
         """A thread."""
         self._creating("a worker")

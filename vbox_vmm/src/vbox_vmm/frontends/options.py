@@ -114,9 +114,10 @@ MACHINE_OPTIONS = (
     option(_MACHINE, "--memory", type=_Text("SIZE", machine.parse_size), metavar="SIZE",
            help="RAM in MiB, or with K, M or G behind it; at least 4 MiB.  [default: 128]"),
     option(_MACHINE, "--cpu", metavar="MODEL[,+feature][,-feature]", help="What CPUID tells the guest."),
-    option(_MACHINE, "--clock", type=click.Choice(["realtime", "warp"]),
-           help="Virtual time: as the host's, or jumping to the next timer while the guest "
-                "waits.  [default: realtime]"),
+    option(_MACHINE, "--clock", type=click.Choice(machine.CLOCKS),
+           help="Virtual time: as the host's; jumping to the next timer while the guest waits; or made of "
+                "the instructions that the guest executes, so that each run is the same.  "
+                "[default: realtime]"),
     option(_MACHINE, "--engine", metavar="NAME",
            help="What executes the guest; `vbox plugins` lists engines."),
     option(_MACHINE, "--device", "devices", multiple=True, type=_Text("DEVICE", machine.parse_spec),
@@ -253,7 +254,7 @@ def build_machine(options: MachineOptions, catalogue: Catalogue, *, terminal: bo
         _set_display(tree, display, catalogue)
     _set_boot(tree, options, catalogue)
     if options.clock is not None:
-        tree.ensure_node("TM").replace("Mode", options.clock)
+        machine.set_clock(tree, options.clock)
     if options.engine is not None:
         tree.ensure_node("CPUM").replace("Engine", options.engine)
     if options.cpu is not None:

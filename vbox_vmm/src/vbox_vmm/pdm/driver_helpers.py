@@ -103,6 +103,11 @@ class InstanceHelpers:
 class DriverHelpers(InstanceHelpers):
     """What a driver has besides (`vbox_pdm.helpers.DriverHelpers`)."""
 
+    @property
+    def at_once(self) -> bool:
+        """Whether requests are to be carried out where they are submitted."""
+        return self._pdm.services.tm.counter is not None
+
     def worker(self, name: str, run: Callable[[Worker], None], wake: Callable[[], None]) -> Worker:
         """A thread for blocking host I/O; it runs while the VM does."""
         owned, pdm = self._owned, self._pdm

@@ -24,6 +24,9 @@ enum { PRIVATE_REQUEST = 0x8000 };
 void machine_attend(Machine *m)
 {
     atomic_store(m->attention, 1);
+    if (m->counting) {
+        atomic_store(m->stop, 0);
+    }
 }
 
 void machine_kick(Machine *m)
@@ -124,10 +127,12 @@ bool rem_exec_interrupt(void *cpu, int request)
     int vector;
 
     (void)request;
+    m->back = 0;
     if (atomic_load_explicit(m->attention, memory_order_relaxed)) {
         atomic_exchange(m->attention, 0);
     }
-    if (unlikely(atomic_load(&m->kicked))) {
+    count_rearm(m);
+    if (unlikely(atomic_load(&m->kicked)) || unlikely(count_is_due(m))) {
         FIELD(bool, cpu, CPU_EXIT_REQUEST) = true;
         return false;
     }
@@ -186,7 +191,7 @@ static int run_loop(Machine *m)
     for (;;) {
         int result;
 
-        if (atomic_exchange(&m->kicked, false)) {
+        if (atomic_exchange(&m->kicked, false) || count_is_due(m)) {
             return RUN_KICKED;
         }
         if (m->shut_down) {
@@ -240,6 +245,7 @@ int machine_run(Machine *m)
 {
     int reason;
 
+    m->runner = pthread_self();
     m->running = true;
     m->thread = PyEval_SaveThread();
     /* Either this sees that the deadline has passed, or the timer's thread sees the guest inside. */
@@ -309,9 +315,10 @@ uint64_t monotonic_ns(void)
 }
 
 /* The time-stamp counter without the guest's own offset. */
-uint64_t tsc_read(Machine *m)
+uint64_t tsc_read(Machine *m, uintptr_t back)
 {
-    uint64_t now = monotonic_ns(), ticks = m->tsc_ticks;
+    uint64_t now = m->counting ? executed_now(m, back) * m->instruction_ns : monotonic_ns();
+    uint64_t ticks = m->tsc_ticks;
 
     if (now > m->tsc_host_ns) {
         ticks += (uint64_t)((now - m->tsc_host_ns) * m->tsc_scale >> 40);

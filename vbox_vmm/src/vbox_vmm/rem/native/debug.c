@@ -157,7 +157,7 @@ static void rem_debug(void *env)
         }
     }
     FIELD(uint64_t, env, ENV_EFLAGS) |= FLAG_RF; /* in the frame, so that IRET gets past the breakpoint */
-    raise_debug(env, hits, 0);
+    raise_debug(env, hits, HERE);
 }
 
 /* INT1 is an opcode that Unicorn does not know: after its #UD, look whether it stands there. */

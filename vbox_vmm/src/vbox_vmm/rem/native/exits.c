@@ -445,6 +445,7 @@ static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi
             watch_access(m, address, size, false, back);                                     \
         }                                                                                    \
         e = io_entry(env, oi, address, size, false, back);                                   \
+        m->back = back;                                                                      \
         if (e != NULL) {                                                                     \
             return mmio_read(m, e->paddr | (address & (PAGE_SIZE - 1)), size);               \
         }                                                                                    \
@@ -467,6 +468,7 @@ static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi
             watch_access(m, address, size, true, back);                                                 \
         }                                                                                               \
         e = io_entry(env, oi, address, size, true, back);                                               \
+        m->back = back;                                                                                 \
         if (e != NULL) {                                                                                \
             mmio_write(m, e->paddr | (address & (PAGE_SIZE - 1)), size, value);                         \
         } else if (size > 1 && unlikely(spans_io(env, oi, address, size, true, back))) {                \
@@ -507,6 +509,15 @@ static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi
     }
 }
 
+static void note_caller(void *env, uintptr_t back)
+{
+    Machine *m = machine_of(FIELD(void *, env, ENV_UC));
+
+    if (m != NULL) {
+        m->back = back;
+    }
+}
+
 /* Loads and stores of Unicorn's helpers (interrupt frames, descriptors, FXSAVE) arrive here.  Unicorn walks
  * its hooks and regions for each; what is plain memory needs neither. */
 #define HELPER_LOAD(name, type, size)                                                            \
@@ -516,6 +527,7 @@ static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi
         void *host = plain_memory(env, address, mode, size, false);                                     \
         type value;                                                                              \
         if (host == NULL || unlikely(machine_of(FIELD(void *, env, ENV_UC)) == NULL)) {          \
+            note_caller(env, back);                                                              \
             return orig_##name(env, address, mode, back);                                        \
         }                                                                                        \
         memcpy(&value, host, size);                                                              \
@@ -528,6 +540,7 @@ static void store_bytes(void *env, uint64_t address, uint64_t value, unsigned oi
         void *host = plain_memory(env, address, mode, size, true);                                       \
         type value = (type)wide;                                                                  \
         if (host == NULL || unlikely(machine_of(FIELD(void *, env, ENV_UC)) == NULL)) {           \
+            note_caller(env, back);                                                               \
             orig_##name(env, address, wide, mode, back);                                          \
         } else {                                                                                  \
             memcpy(host, &value, size);                                                           \

@@ -93,7 +93,7 @@ static void rem_sysenter(void *env, int length)
     update_hflags(env);
 }
 
-/* ---- INT n: remember where it stands ---------------------------------------------------------------- */
+/* ---- INT n: remember where it stands; faults that are known beforehand ---------------------------------------------------------------- */
 
 static void rem_raise_interrupt(void *env, int vector, int length)
 {
@@ -103,8 +103,19 @@ static void rem_raise_interrupt(void *env, int vector, int length)
 
 static void rem_into(void *env, int length)
 {
-    machine_of_env(env)->interrupt_eip = FIELD(uint64_t, env, ENV_EIP);
+    Machine *m = machine_of_env(env);
+
+    m->interrupt_eip = FIELD(uint64_t, env, ENV_EIP);
+    if (flags_now(env) & FLAG_OF) {
+        count_ends_here(m, HERE);
+    }
     lib.helper_into(env, length);
+}
+
+/* Unicorn raises what the translator finds wrong as if all of the block had been executed. */
+static void rem_raise_exception(void *env, int vector)
+{
+    lib.raise_exception_err_ra(env, vector, 0, HERE);
 }
 
 /* ---- IN and OUT --------------------------------------------------------------------------------- */
@@ -144,14 +155,18 @@ fault:
 #define IN(letter, size)                                             \
     uint64_t rem_in##letter(void *env, uint32_t port)                \
     {                                                                \
+        Machine *m = machine_of_env(env);                            \
         check_permission(env, port & 0xffff, size, HERE);            \
-        return port_read(machine_of_env(env), port & 0xffff, size);  \
+        m->back = HERE;                                              \
+        return port_read(m, port & 0xffff, size);                    \
     }
 #define OUT(letter, size)                                                \
     void rem_out##letter(void *env, uint32_t port, uint32_t value) \
     {                                                                    \
+        Machine *m = machine_of_env(env);                                \
         check_permission(env, port & 0xffff, size, HERE);                \
-        port_write(machine_of_env(env), port & 0xffff, size, value);     \
+        m->back = HERE;                                                  \
+        port_write(m, port & 0xffff, size, value);                       \
     }
 
 IN(b, 1)
@@ -392,29 +407,29 @@ static void check_tsd(void *env, uintptr_t back)
     }
 }
 
-static uint64_t guest_tsc(void *env)
+static uint64_t guest_tsc(void *env, uintptr_t back)
 {
     Machine *m = machine_of_env(env);
-    return tsc_read(m) + m->tsc_offset;
+    return tsc_read(m, back) + m->tsc_offset;
 }
 
 static void rem_rdtsc(void *env)
 {
     check_tsd(env, HERE);
-    set_edx_eax(env, guest_tsc(env));
+    set_edx_eax(env, guest_tsc(env, HERE));
 }
 
 static void rem_rdtscp(void *env)
 {
     check_tsd(env, HERE);
-    set_edx_eax(env, guest_tsc(env));
+    set_edx_eax(env, guest_tsc(env, HERE));
     REG(R_CX) = (uint32_t)FIELD(uint64_t, env, ENV_TSC_AUX);
 }
 
 static void rem_rdmsr(void *env)
 {
     switch ((uint32_t)REG(R_CX)) {
-    case MSR_TSC: set_edx_eax(env, guest_tsc(env)); break;
+    case MSR_TSC: set_edx_eax(env, guest_tsc(env, HERE)); break;
     case MSR_TSC_ADJUST: set_edx_eax(env, machine_of_env(env)->tsc_offset); break;
     default: lib.helper_rdmsr(env);
     }
@@ -469,10 +484,21 @@ static void rem_wrmsr(void *env)
         lib.raise_exception_err_ra(env, VECTOR_GP, 0, HERE);
     }
     switch ((uint32_t)REG(R_CX)) {
-    case MSR_TSC: m->tsc_offset = value - tsc_read(m); break;
+    case MSR_TSC: m->tsc_offset = value - tsc_read(m, HERE); break;
     case MSR_TSC_ADJUST: m->tsc_offset = value; break;
     default: lib.helper_wrmsr(env);
     }
+}
+
+static uint64_t rem_rdrand(void *env)
+{
+    Machine *m = machine_of_env(env);
+
+    if (!m->counting) {
+        return lib.helper_rdrand(env);
+    }
+    FIELD(uint64_t, env, ENV_CC_SRC) = FLAG_CF; /* the translator makes flags of it */
+    return count_random(m, HERE);
 }
 
 /* There are no counters. */
@@ -504,6 +530,7 @@ static void rem_cpuid(void *env)
 const Replacement replacements[] = {
     {"helper_syscall", (void *)rem_syscall},
     {"helper_sysenter", (void *)rem_sysenter},
+    {"helper_raise_exception", (void *)rem_raise_exception},
     {"helper_raise_interrupt", (void *)rem_raise_interrupt},
     {"helper_into", (void *)rem_into},
     {"helper_inb", (void *)rem_inb},
@@ -530,6 +557,7 @@ const Replacement replacements[] = {
     {"helper_iret_protected", (void *)rem_iret_protected},
     {"helper_ltr", (void *)rem_ltr},
     {"helper_rdpmc", (void *)rem_rdpmc},
+    {"helper_rdrand", (void *)rem_rdrand},
     {"helper_rdtsc", (void *)rem_rdtsc},
     {"helper_rdtscp", (void *)rem_rdtscp},
     {"helper_rdmsr", (void *)rem_rdmsr},

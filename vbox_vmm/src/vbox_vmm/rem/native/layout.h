@@ -123,6 +123,8 @@ enum {
     ENV_MTRR_DEFTYPE = 6408,
     ENV_MTRR_VAR = 6416,
     ENV_MP_STATE = 6544, /* unused by TCG: our attention word lives here, in reach of generated code */
+    ENV_EXECUTED = 6592, /* tsc_khz and user_tsc_khz, unused too: count.c */
+    ENV_STOP = 6600,
     ENV_MCG_CAP = 6608,
     ENV_UC = 7000
 };
@@ -196,10 +198,16 @@ enum {
     OP_MAX_ARGS = 11,
     OPCODE_SET_LABEL = 1,
     OPCODE_LD_I32 = 13,
+    OPCODE_MOVI_I64 = 64,
+    OPCODE_LD_I64 = 73,
+    OPCODE_ST_I64 = 77,
+    OPCODE_ADD_I64 = 78,
     OPCODE_INSN_START = 129,
     OPCODE_QEMU_LD_I32 = 133,
     OPCODE_QEMU_ST_I64 = 136,
     TCG_I32 = 0,
+    TCG_I64 = 1,
+    CONDITION_GEU = 5,
     CONDITION_NE = 9,
     EXIT_REQUESTED = 3
 };
@@ -216,9 +224,11 @@ enum {
     HF2_NMI = 4
 };
 enum {
+    FLAG_CF = 1,
     FLAG_TF = 1 << 8,
     FLAG_IF = 1 << 9,
     FLAG_DF = 1 << 10,
+    FLAG_OF = 1 << 11,
     FLAG_IOPL = 3 << 12,
     FLAG_NT = 1 << 14,
     FLAG_RF = 1 << 16,

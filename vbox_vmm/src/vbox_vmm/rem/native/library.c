@@ -30,10 +30,15 @@ static void (*orig_exit_tb)(void *, void *, unsigned);
  * exit that every block has at its end. */
 static void emit_attention_check(Machine *m, void *tcg)
 {
-    char *word = lib.tcg_temp_new_internal(tcg, TCG_I32, false);
     uintptr_t env = FIELD(uintptr_t, tcg, TCG_CPU_ENV); /* relative to the context, as all TCGv are */
+    char *word;
 
     m->exit_label = lib.gen_new_label(tcg);
+    if (m->counting) {
+        emit_count(m, tcg, m->exit_label);
+        return;
+    }
+    word = lib.tcg_temp_new_internal(tcg, TCG_I32, false);
     lib.tcg_gen_op3(tcg, OPCODE_LD_I32, (uintptr_t)word, (uintptr_t)tcg + env, ENV_MP_STATE);
     lib.tcg_gen_brcondi_i32(tcg, CONDITION_NE, (uintptr_t)(word - (char *)tcg), 0, m->exit_label);
     lib.tcg_temp_free_internal(tcg, word);
@@ -53,17 +58,6 @@ static void redirect_last_call(void *tcg, void *from, void *to)
     }
 }
 
-/* An op's link, as in any of QEMU's tail queues: the next op, and the previous op's link. */
-typedef struct OpLink {
-    char *next;
-    struct OpLink *previous;
-} OpLink;
-
-static uint8_t opcode_of(OpLink *link)
-{
-    return FIELD(uint8_t, (char *)link - OP_LINK, 0);
-}
-
 static OpLink *instruction_start(void *tcg)
 {
     OpLink *link = FIELD(OpLink *, tcg, TCG_OPS_TAIL);
@@ -77,7 +71,7 @@ static OpLink *instruction_start(void *tcg)
 /* Linear. */
 static uint64_t instruction_address(void *tcg)
 {
-    return FIELD(uint64_t, (char *)instruction_start(tcg) - OP_LINK, OP_ARGS);
+    return argument_of(instruction_start(tcg), 0);
 }
 
 static bool is_port_helper(void *helper)
@@ -145,6 +139,9 @@ static void rem_exit_tb(void *tcg, void *block, unsigned index)
     Machine *m = machine_of(FIELD(void *, tcg, TCG_UC));
 
     if (m != NULL && index == EXIT_REQUESTED && m->exit_label != NULL) {
+        if (m->counting) {
+            emit_count_end(m, tcg);
+        }
         FIELD(uint8_t, m->exit_label, 0) |= 1; /* present */
         lib.tcg_gen_op1(tcg, OPCODE_SET_LABEL, (uintptr_t)m->exit_label);
         m->exit_label = NULL;
@@ -189,6 +186,7 @@ static const struct {
     INTERNAL(cpu_ldub_mmuidx_ra),
     INTERNAL(cpu_stb_mmuidx_ra),
     INTERNAL(cpu_loop_exit_restore),
+    INTERNAL(cpu_restore_state),
     INTERNAL(tlb_flush),
     INTERNAL(tb_flush),
     INTERNAL(tb_invalidate_phys_range),
@@ -196,12 +194,15 @@ static const struct {
     INTERNAL(tcg_temp_new_internal),
     INTERNAL(tcg_temp_free_internal),
     INTERNAL(tcg_gen_op1),
+    INTERNAL(tcg_gen_op2),
     INTERNAL(tcg_gen_op3),
     INTERNAL(tcg_gen_brcondi_i32),
+    INTERNAL(tcg_gen_brcond_i64),
     INTERNAL(helper_rdmsr),
     INTERNAL(helper_wrmsr),
     INTERNAL(helper_raise_interrupt),
     INTERNAL(helper_into),
+    INTERNAL(helper_rdrand),
     INTERNAL(helper_read_crN),
     INTERNAL(helper_write_crN),
     INTERNAL(helper_ldmxcsr),
@@ -390,6 +391,7 @@ int library_load(const char *path)
     if (image_read(&image) < 0 || reroute(&image, library_reroutes, false) < 0 ||
         reroute(&image, memory_reroutes, false) < 0 || reroute(&image, exits_reroutes, false) < 0 ||
         reroute(&image, cpu_reroutes, false) < 0 || reroute(&image, debug_reroutes, false) < 0 ||
+        reroute(&image, count_reroutes, false) < 0 ||
         reroute(&image, slow_path_reroutes, true) < 0) {
         goto failed;
     }
@@ -493,6 +495,7 @@ int engine_open(Machine *m, uint32_t buffer)
     FIELD(void *, class, CC_EXEC_INTERRUPT) = (void *)rem_exec_interrupt;
     m->attention = &FIELD(_Atomic uint32_t, m->env, ENV_MP_STATE);
     atomic_store(m->attention, 0);
+    m->stop = &FIELD(_Atomic uint64_t, m->env, ENV_STOP);
     return 0;
 }
 

@@ -59,7 +59,7 @@ static inline bool page_has_code(Machine *m, uint64_t host)
     return page != NULL && page->first_block != 0;
 }
 
-static void invalidate_host(Machine *m, uint8_t *host, uint64_t size)
+void invalidate_host(Machine *m, uint8_t *host, uint64_t size)
 {
     uint64_t at = (uint64_t)host, end = at + size;
 

@@ -9,6 +9,10 @@ static int check_open(Machine *m)
         PyErr_SetString(PyExc_RuntimeError, "the engine is closed");
         return -1;
     }
+    if (m->running && !pthread_equal(m->runner, pthread_self())) {
+        PyErr_SetString(PyExc_RuntimeError, "while the engine runs, other threads may only kick and raise interrupts");
+        return -1;
+    }
     return 0;
 }
 
@@ -272,12 +276,16 @@ static PyObject *core_dirty_pages(PyObject *self, PyObject *arguments)
 
 static PyObject *core_set_ports(PyObject *self, PyObject *rows)
 {
-    return table_set(&((Machine *)self)->ports, rows, 0xffff, true) < 0 ? NULL : Py_NewRef(Py_None);
+    Machine *m = (Machine *)self;
+
+    return check_open(m) < 0 || table_set(&m->ports, rows, 0xffff, true) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *core_set_mmio(PyObject *self, PyObject *rows)
 {
-    return table_set(&((Machine *)self)->mmio, rows, UINT64_MAX, false) < 0 ? NULL : Py_NewRef(Py_None);
+    Machine *m = (Machine *)self;
+
+    return check_open(m) < 0 || table_set(&m->mmio, rows, UINT64_MAX, false) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* ---- lines and time ------------------------------------------------------------------------------- */
@@ -361,6 +369,41 @@ static PyObject *core_set_deadline(PyObject *self, PyObject *host_ns)
     Py_RETURN_NONE;
 }
 
+static PyObject *core_count_instructions(PyObject *self, PyObject *arguments)
+{
+    Machine *m = (Machine *)self;
+    unsigned long long ns, executed, seed;
+
+    if (!PyArg_ParseTuple(arguments, "KKK", &ns, &executed, &seed) || check_idle(m, "count_instructions") < 0) {
+        return NULL;
+    }
+    count_start(m, ns, executed, seed);
+    Py_RETURN_NONE;
+}
+
+static PyObject *core_executed(PyObject *self, PyObject *unused)
+{
+    Machine *m = (Machine *)self;
+
+    (void)unused;
+    if (check_open(m) < 0) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(executed_now(m, m->running ? m->back : 0));
+}
+
+static PyObject *core_stop_at(PyObject *self, PyObject *executed)
+{
+    Machine *m = (Machine *)self;
+    unsigned long long at = PyLong_AsUnsignedLongLong(executed);
+
+    if ((at == UINT64_MAX && PyErr_Occurred()) || check_open(m) < 0) {
+        return NULL;
+    }
+    count_stop_at(m, at);
+    Py_RETURN_NONE;
+}
+
 /* ---- running and state ------------------------------------------------------------------------------ */
 
 static PyObject *core_execute(PyObject *self, PyObject *unused)
@@ -437,6 +480,9 @@ static PyMethodDef methods[] = {
     {"a20", core_a20, METH_O, NULL},
     {"set_tsc", core_set_tsc, METH_VARARGS, NULL},
     {"set_deadline", core_set_deadline, METH_O, NULL},
+    {"count_instructions", core_count_instructions, METH_VARARGS, NULL},
+    {"executed", core_executed, METH_NOARGS, NULL},
+    {"stop_at", core_stop_at, METH_O, NULL},
     {"execute", core_execute, METH_NOARGS, NULL},
     {"reset", core_reset, METH_NOARGS, NULL},
     {"init", core_init, METH_NOARGS, NULL},

@@ -3,6 +3,7 @@
  *   library.c  finds libunicorn's functions, reroutes a dozen of them, opens and checks an engine
  *   memory.c   RAM slots, TLB entries, page-table access, self-modifying code, dirty pages
  *   exits.c    port and MMIO tables, and the way from an access to a Python handler
+ *   count.c    executed instructions as a clock
  *   strings.c  REP INS and REP OUTS: many items in one call of a handler
  *   cpu.c      running, interrupts, exceptions, kicks and the deadline, the time-stamp counter
  *   helpers.c  instructions that Unicorn leaves out or gets wrong: SYSCALL, SYSENTER, IN, OUT, RDMSR, CPUID
@@ -71,6 +72,12 @@ typedef struct {
     uint32_t value[4];      /* EAX, EBX, ECX, EDX */
 } CpuidRow;
 
+/* An op's link, as in any of QEMU's tail queues: the next op, and the previous op's link. */
+typedef struct OpLink {
+    char *next;
+    struct OpLink *previous;
+} OpLink;
+
 enum { RUN_KICKED, RUN_HALTED, RUN_TRIPLE_FAULT, RUN_FAILED };
 
 typedef struct Machine {
@@ -80,6 +87,7 @@ typedef struct Machine {
     PyObject *acknowledge;
     PyThreadState *thread; /* saved while guest code runs */
     bool running, closed;
+    pthread_t runner; /* while running: the thread that may call what is not for any thread */
 
     Slot *slots;
     size_t slot_count, slot_hit;
@@ -94,6 +102,13 @@ typedef struct Machine {
     bool is_program;        /* ... because of an INT n */
     uint64_t interrupt_eip; /* where the INT n stands that is being delivered */
     void *exit_label;
+
+    atomic_bool counting;    /* see count.c; the rest of it means something then */
+    _Atomic uint64_t *stop;  /* in place of `attention` */
+    uint64_t stop_at, executed_seen, instruction_ns, seed, to_come;
+    bool looking;
+    OpLink *block_length;    /* the op that adds it */
+    uintptr_t back;          /* where the handler that runs was called from; 0: nobody knows */
 
     bool watching;          /* DR7 has data breakpoints: loads and stores look */
     bool stepping;          /* the instruction at `step_at` runs alone, see debug.c */
@@ -144,6 +159,7 @@ typedef struct {
     uint32_t (*cpu_ldub_mmuidx_ra)(void *, uint64_t, int, uintptr_t);
     void (*cpu_stb_mmuidx_ra)(void *, uint64_t, uint32_t, int, uintptr_t);
     void (*cpu_loop_exit_restore)(void *, uintptr_t) __attribute__((noreturn));
+    bool (*cpu_restore_state)(void *, uintptr_t, bool);
     void (*tlb_flush)(void *);
     void (*tb_flush)(void *);
     void (*tb_invalidate_phys_range)(void *, uint64_t, uint64_t);
@@ -151,12 +167,15 @@ typedef struct {
     void *(*tcg_temp_new_internal)(void *, int, bool);
     void (*tcg_temp_free_internal)(void *, void *);
     void (*tcg_gen_op1)(void *, int, uintptr_t);
+    void (*tcg_gen_op2)(void *, int, uintptr_t, uintptr_t);
     void (*tcg_gen_op3)(void *, int, uintptr_t, uintptr_t, uintptr_t);
     void (*tcg_gen_brcondi_i32)(void *, int, uintptr_t, int32_t, void *);
+    void (*tcg_gen_brcond_i64)(void *, int, uintptr_t, uintptr_t, void *);
     void (*helper_rdmsr)(void *);
     void (*helper_wrmsr)(void *);
     void (*helper_raise_interrupt)(void *, int, int);
     void (*helper_into)(void *, int);
+    uint64_t (*helper_rdrand)(void *);
     uint64_t (*helper_read_crN)(void *, int);
     void (*helper_write_crN)(void *, int, uint64_t);
     void (*helper_ldmxcsr)(void *, uint32_t);
@@ -201,6 +220,13 @@ static inline void update_hflags(void *env)
     lib.x86_update_hflags(env);
     FIELD(uint32_t, env, ENV_HFLAGS) &= ~(uint32_t)(FLAG_TF | FLAG_IOPL | FLAG_VM);
 }
+
+static inline uint8_t opcode_of(OpLink *link)
+{
+    return FIELD(uint8_t, (char *)link - OP_LINK, 0);
+}
+
+#define argument_of(link, number) FIELD(uint64_t, (char *)(link) - OP_LINK, OP_ARGS + (number) * 8)
 
 static inline Row *port_find(Table *t, uint32_t port)
 {
@@ -258,6 +284,7 @@ void *replacement_of(void *helper); /* our version of a helper, or NULL */
 Slot *slot_find(Machine *, uint64_t address);
 int slot_map(Machine *, uint64_t address, uint64_t size, uint8_t *host, uint8_t *write_host);
 void slots_free(Machine *);
+void invalidate_host(Machine *, uint8_t *host, uint64_t size);
 void memory_invalidate(Machine *, uint64_t address, uint64_t size);
 bool memory_dirty(Machine *, uint64_t address, uint64_t size, uint8_t *out);
 void memory_changed(Machine *);
@@ -280,12 +307,23 @@ int machine_run(Machine *);
 void machine_kick(Machine *);
 void machine_attend(Machine *);
 void machine_reset(Machine *, bool init);
-uint64_t tsc_read(Machine *);
+uint64_t tsc_read(Machine *, uintptr_t back);
 uint64_t monotonic_ns(void);
 void timer_set(Machine *, uint64_t host_ns);
 void timer_stop(Machine *);
 bool rem_exec_interrupt(void *cpu, int request);
 void rem_on_exception(void *uc, uint32_t number, void *machine);
+
+/* count.c */
+void emit_count(Machine *, void *tcg, void *label);
+void emit_count_end(Machine *, void *tcg);
+void count_start(Machine *, uint64_t ns, uint64_t executed, uint64_t seed);
+void count_stop_at(Machine *, uint64_t executed);
+void count_rearm(Machine *);
+bool count_is_due(Machine *);
+void count_ends_here(Machine *, uintptr_t back);
+uint64_t executed_now(Machine *, uintptr_t back);
+uint64_t count_random(Machine *, uintptr_t back);
 
 /* helpers.c */
 typedef struct {
@@ -320,6 +358,6 @@ typedef struct {
     void **original;
 } Reroute;
 extern const Reroute library_reroutes[], memory_reroutes[], exits_reroutes[], slow_path_reroutes[],
-    cpu_reroutes[], debug_reroutes[];
+    cpu_reroutes[], debug_reroutes[], count_reroutes[];
 
 #endif

@@ -8,6 +8,10 @@
  * DF set, single step, data breakpoints, memory that is not plain RAM, the end of a page or of 64 KiB in
  * 16-bit addressing, a segment override of OUTS.
  *
+ * How many go in one call must not depend on what is translated or cached: it would show in the guest's time
+ * where instructions are counted (count.c).  There each item counts, as it would have by itself, and a call ends
+ * where the count is to stop.
+ *
  * Trap: a handler may change translations and the memory map; the place is looked up again behind it.
  */
 #include "rem.h"
@@ -46,7 +50,30 @@ static uint64_t items(Machine *m, void *env, uint64_t address, int index, unsign
         room = 0x10000 - (REG(index) & 0xffff);
     }
     room /= size;
+    if (m->counting) {
+        uint64_t executed = FIELD(uint64_t, env, ENV_EXECUTED); /* this item, which is the first, included */
+        uint64_t left = executed < m->stop_at ? m->stop_at - executed : 0;
+        if (left < room) {
+            room = left + 1;
+        }
+    }
     return count < room ? count : room;
+}
+
+/* `moved` items in one go, which Unicorn takes for one. */
+static void count_items(Machine *m, void *env, uint64_t moved)
+{
+    if (m->counting) {
+        FIELD(uint64_t, env, ENV_EXECUTED) += moved - 1;
+    }
+}
+
+/* Where a store lies in RAM that is written at once, translated code or not; else NULL. */
+static void *ram_to_store(void *env, uint64_t address, int mode)
+{
+    TlbEntry *e = entry_of(env, mode, address);
+
+    return (e->write & ~(uint64_t)TLB_NOTDIRTY) == (address & PAGE_MASK) ? (void *)(address + e->addend) : NULL;
 }
 
 /* The row whose string handler may serve; NULL for the usual way. */
@@ -116,21 +143,24 @@ static uint64_t string_in(void *env, uint32_t port, unsigned size, unsigned bits
 
     port &= 0xffff;
     check_permission(env, port, size, back);
+    m->back = back;
     r = string_row(m, port, size, false);
     address = linear(env, SEG_ES, R_DI, bits);
-    if (r != NULL && plain_memory(env, address, mode, size, true) != NULL &&
+    if (r != NULL && (address & (PAGE_SIZE - 1)) <= PAGE_SIZE - size && ram_to_store(env, address, mode) != NULL &&
         (count = items(m, env, address, R_DI, size, bits)) > 1) {
         enter_python(m);
         data = ask(m, r, port - r->first + r->start, size, count);
         if (data != NULL) {
             const char *bytes = PyBytes_AsString(data);
             size_t rest = (size_t)PyBytes_Size(data) - size;
-            void *host = rest ? plain_memory(env, address + size, mode, 1, true) : NULL;
+            void *host = rest ? ram_to_store(env, address + size, mode) : NULL;
 
             memcpy(&first, bytes, size);
             register_add(env, R_DI, (int64_t)rest, bits);
             register_add(env, R_CX, -(int64_t)(rest / size), bits);
+            count_items(m, env, rest / size + 1);
             if (likely(host != NULL)) {
+                invalidate_host(m, host, rest);
                 memcpy(host, bytes + size, rest);
                 Py_DECREF(data);
                 leave_python(m);
@@ -160,6 +190,7 @@ static void string_out(void *env, uint32_t port, uint32_t value, unsigned size, 
 
     port &= 0xffff;
     check_permission(env, port, size, back);
+    m->back = back;
     r = string_row(m, port, size, true);
     address = linear(env, SEG_DS, R_SI, bits);
     if (r != NULL && (host = plain_memory(env, address, mode, size, false)) != NULL &&
@@ -170,6 +201,7 @@ static void string_out(void *env, uint32_t port, uint32_t value, unsigned size, 
         if (taken) {
             register_add(env, R_SI, (int64_t)((taken - 1) * size), bits);
             register_add(env, R_CX, -(int64_t)(taken - 1), bits);
+            count_items(m, env, taken);
             return;
         }
     }
