@@ -179,14 +179,15 @@ def test_seed_decides_over_random_numbers(catalogue: Catalogue) -> None:
 PLAIN = '''
 from vbox_pdm import hookimpl
 from vbox_pdm.engine import EngineType
-from vbox_vmm.rem.engine import Rem
+from vbox_vmm.rem.probe import NATIVE, engine_class, fast_stores, usable
 
 contract = "1.0"
 
 class Plain:
     """All of an engine but what counts."""
     def __init__(self, host, model):
-        self.rem = Rem.create(host, model)
+        assert usable() is None
+        self.rem = engine_class(NATIVE).create(host, model, fast_stores())
     def __getattr__(self, name):
         if name in ("count_instructions", "executed", "stop_at"):
             raise AttributeError(name)

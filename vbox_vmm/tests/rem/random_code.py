@@ -1,11 +1,12 @@
 """Random code as a guest, in a process of its own: what may die, or hang, is that.
 
-    random_code.py MODE FIRST SECONDS    cases of MODE from number FIRST on, for so many seconds of CPU time
-    random_code.py MODE FIRST-LAST       these cases and no others
+    random_code.py ENGINE MODE FIRST SECONDS    cases of MODE from number FIRST on, for so much CPU time
+    random_code.py ENGINE MODE FIRST-LAST       these cases and no others
 
 Before each case its number is written to standard output, so that whoever watches knows which it was.  All of
-a case follows from its mode and number; the engine stays, with what it has cached of earlier cases.  Where a
-case ends is counted in instructions, and repeats; a deadline of the host is there for what takes too long.
+a case follows from its mode and number; the engine stays, with what it has cached of earlier cases.  Where
+the engine counts instructions they end a case, which so repeats; else, and for what takes too long, there is
+a deadline of the host.
 Exit code 1: an invariant of the engine broke, which is said on standard error.
 """
 
@@ -28,13 +29,13 @@ from rem_guest import CODE, GDT, IDT, PML4, PT, RAM_SIZE, STUBS, TSS, Guest
 from rem_guest32 import CODE16, DATA16, DATA_SEGMENTS, start, start_v86
 from x86_forms import FORMS
 
-from vbox_pdm.engine import CpuModel, CpuState, Exit, ExitReason, Segment
+from vbox_pdm.engine import CpuModel, CpuState, Exit, ExitReason, InstructionCounter, Segment
 
 MODES = ("real", "16", "32", "v86", "paged32", "pae", "compat16", "compat32", "long64")
 INSTRUCTIONS = 20_000
 """Executed in a case before it is left."""
 ENDLESS = (1 << 64) - 1
-HOST_DEADLINE = 300_000_000
+HOST_DEADLINE, UNCOUNTED_DEADLINE = 300_000_000, 2_000_000
 """ns"""
 MMIO = ((0x400000, 0x100000), (0xFEB0_0000, 0x1000))
 PLACES = (
@@ -302,15 +303,20 @@ class Runner:
     """Whether the case was left for the host's time."""
 
     @classmethod
-    def make(cls, mode: str) -> Runner:
-        guest = Guest(CpuModel(translation_buffer=2 << 20))
+    def make(cls, engine: str, mode: str) -> Runner:
+        guest = Guest(CpuModel(translation_buffer=2 << 20), engine)
         return cls(mode, guest, guest.ram.read(0, RAM_SIZE), Counter())
+
+    @property
+    def counts(self) -> bool:
+        """Whether the engine counts instructions."""
+        return isinstance(self.guest.rem, InstructionCounter)
 
     def case(self, number: int) -> None:
         """One case; every fourth twice, which must come to the same by the same number of instructions."""
         self.hurried = False
         outcome = self._once(number, disturbed=False)
-        if number % 4 == 0:
+        if number % 4 == 0 and self.counts:
             again = self._once(number, disturbed=True)
             check(
                 self.hurried or again == outcome,
@@ -332,12 +338,14 @@ class Runner:
             rem.nmi()
         outcome: list[dict[str, object]] = []
         for share in (1, 2, 3):
-            rem.stop_at(INSTRUCTIONS * share // 3)
+            if self.counts:
+                rem.stop_at(INSTRUCTIONS * share // 3)
             reason = self._run()
             self.endings[reason.name] += 1
             check(reason is not ExitReason.FAILED, rem.failure)
             state = rem.get_state()
-            outcome.append({"reason": reason.name, "executed": rem.executed(), **asdict(state)})
+            executed = rem.executed() if self.counts else 0
+            outcome.append({"reason": reason.name, "executed": executed, **asdict(state)})
             if reason is ExitReason.TRIPLE_FAULT:
                 break  # loading a state would end it
             if disturbed:
@@ -353,8 +361,9 @@ class Runner:
         rem.interrupt(False)
         guest.ram.write(0, self.pristine)
         rem.invalidate(0, RAM_SIZE)
-        rem.count_instructions(1, 0, 0)
-        rem.set_tsc(0, 0, 1_000_000_000, ENDLESS)
+        if self.counts:
+            rem.count_instructions(1, 0, 0)
+            rem.set_tsc(0, 0, 1_000_000_000, ENDLESS)
         rem.reset()
         rem.set_state(CpuState(halted=True))
         while rem.run() is ExitReason.KICKED:
@@ -363,7 +372,7 @@ class Runner:
     def _run(self) -> ExitReason:
         """To the stop, or the host's deadline: code that changes the block in which it stands, again and
         again, may take a second for a few hundred instructions."""
-        deadline = time.monotonic_ns() + HOST_DEADLINE
+        deadline = time.monotonic_ns() + (HOST_DEADLINE if self.counts else UNCOUNTED_DEADLINE)
         self.guest.rem.set_deadline(deadline)
         try:
             return self.guest.rem.run()
@@ -397,11 +406,11 @@ def numbers(words: list[str]) -> Iterator[int]:
 
 
 def main(words: list[str]) -> int:
-    mode = words[0]
-    runner = Runner.make(mode)
+    engine, mode = words[:2]
+    runner = Runner.make(engine, mode)
     number = -1
     try:
-        for number in numbers(words[1:]):
+        for number in numbers(words[2:]):
             os.write(1, b"%d\n" % number)
             runner.case(number)
         runner.still_works()

@@ -190,12 +190,16 @@ enum { REGION_SIZE = 160, REGION_RAM = 0, REGION_PERMISSIONS = 136 };
 
 /* TCGContext, TCGOp, TCGLabel */
 enum {
+    TCG_TEMPS = 48, /* how many there are in the block */
+    TCG_OPS = 56,   /* how many; from 4000 on the block ends */
     TCG_UC = 39280,
     TCG_CPU_ENV = 39152,
     TCG_OPS_TAIL = 29576 + 8,
     OP_LINK = 8,
     OP_ARGS = 24,
     OP_MAX_ARGS = 11,
+    TEMPS_ENOUGH = 384, /* of 512, so that one instruction finds more than it needs */
+    OPS_ENOUGH = 4000,
     OPCODE_SET_LABEL = 1,
     OPCODE_LD_I32 = 13,
     OPCODE_MOVI_I64 = 64,

@@ -134,6 +134,18 @@ static void rem_callN(void *tcg, void *function, void *result, int count, void *
     }
 }
 
+/* Unicorn forgets to free temporaries of immediates, and does not look whether there are too many in a block:
+ * a few hundred of AAM or PSHUFD would overwrite its own state.  End the block before. */
+static void *(*orig_temp_new)(void *, int, bool);
+
+static void *rem_temp_new(void *tcg, int type, bool is_local)
+{
+    if (FIELD(int, tcg, TCG_TEMPS) > TEMPS_ENOUGH && machine_of(FIELD(void *, tcg, TCG_UC)) != NULL) {
+        FIELD(int, tcg, TCG_OPS) = OPS_ENOUGH;
+    }
+    return orig_temp_new(tcg, type, is_local);
+}
+
 static void rem_exit_tb(void *tcg, void *block, unsigned index)
 {
     Machine *m = machine_of(FIELD(void *, tcg, TCG_UC));
@@ -152,6 +164,7 @@ static void rem_exit_tb(void *tcg, void *block, unsigned index)
 const Reroute library_reroutes[] = {
     {"tcg_gen_callN", (void *)rem_callN, (void **)&orig_callN},
     {"tcg_gen_exit_tb", (void *)rem_exit_tb, (void **)&orig_exit_tb},
+    {"tcg_temp_new_internal", (void *)rem_temp_new, (void **)&orig_temp_new},
     {NULL, NULL, NULL},
 };
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 from vbox_pdm.engine import EngineHost, Exit
@@ -101,6 +102,7 @@ class Core:
         fast_stores: bool,
     ) -> None:
         self._closed = True  # until it is open
+        self._runner = 0  # while running: the thread that may call what is not for any thread
         if _library is None or len(vendor) != 12:
             raise RuntimeError("load libunicorn first; a vendor has 12 letters")
         if len(features) > ENV_FEATURE_WORDS:
@@ -208,6 +210,8 @@ class Core:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("the engine is closed")
+        if self._running and self._runner != get_ident():
+            raise RuntimeError("while the engine runs, other threads may only kick and raise interrupts")
 
     def _check_idle(self, what: str) -> None:
         self._check_open()
@@ -238,10 +242,12 @@ class Core:
         return self._slots.dirty(address, size)
 
     def set_ports(self, rows: Sequence[Exit], /) -> None:
+        self._check_open()
         strings = self._exits.set_ports(rows)
         ctypes.memmove(self._m.string_ports, strings, len(strings))
 
     def set_mmio(self, rows: Sequence[Exit], /) -> None:
+        self._check_open()
         self._exits.set_mmio(rows)
 
     @property
@@ -289,6 +295,7 @@ class Core:
     def execute(self) -> int:
         """The number of an ExitReason; after FAILED `what_failed` says why."""
         self._check_idle("run")
+        self._runner = get_ident()
         self._running = True
         try:
             result = self._run(self._m.address)

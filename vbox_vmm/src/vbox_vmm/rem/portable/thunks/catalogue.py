@@ -29,6 +29,7 @@ class Replaced:
 REROUTED_CALLS: dict[str, Thunk] = {
     "tcg_gen_callN": (translation.call_helper, {}),
     "tcg_gen_exit_tb": (translation.exit_block, {}),
+    "tcg_temp_new_internal": (translation.new_temporary, {}),
     "tlb_set_page_with_attrs": (memory.set_page, {}),
     "tlb_protect_code": (memory.protect_code, {}),
     "tlb_unprotect_code": (memory.unprotect_code, {}),
@@ -71,7 +72,7 @@ CALLED = (
     *("cpu_exec", "x86_cpu_do_interrupt", "do_interrupt_x86_hardirq", "x86_cpu_tlb_fill"),
     *("x86_cpu_exec_interrupt", "x86_cpu_set_a20", "x86_update_hflags", "cpu_x86_update_cr4"),
     *("cpu_x86_update_dr7", "update_fp_status", "update_mxcsr_status", "cpu_loop_exit_restore"),
-    *("tlb_flush", "tb_flush", "tb_invalidate_phys_range", "gen_new_label", "tcg_temp_new_internal"),
+    *("tlb_flush", "tb_flush", "tb_invalidate_phys_range", "gen_new_label"),
     *("tcg_temp_free_internal", "tcg_gen_op1", "tcg_gen_op3", "tcg_gen_brcondi_i32"),
     *("helper_cc_compute_all", "helper_cli", "helper_check_exit_request"),
 )

@@ -23,10 +23,14 @@ from ..layout import (
     OPCODE_QEMU_LD_I32,
     OPCODE_QEMU_ST_I64,
     OPCODE_SET_LABEL,
+    OPS_ENOUGH,
     TCG_CPU_ENV,
     TCG_I32,
+    TCG_OPS,
     TCG_OPS_TAIL,
+    TCG_TEMPS,
     TCG_UC,
+    TEMPS_ENOUGH,
 )
 from ..structures import REPLACEMENT_SIZE, Env, Machine, Replacement
 from .memory import PAGE_MASK, data_mode, entry_of, machine_of_uc
@@ -160,6 +164,14 @@ def call_helper(tcg: int, function: int, result: int, count: Int32, arguments: i
         lib.tcg_gen_callN(tcg, address_of(lib.helper_cli), 0, 1, env)
         redirect_last_call(tcg, address_of(lib.helper_cli), r.check)
         move_last_op_to_start(tcg)
+
+
+def new_temporary(tcg: int, kind: Int32, is_local: UInt32) -> int:
+    """tcg_temp_new_internal.  Unicorn forgets to free temporaries of immediates and does not look whether
+    there are too many in a block, which must end before."""
+    if u32[tcg + TCG_TEMPS] > TEMPS_ENOUGH:
+        u32[tcg + TCG_OPS] = OPS_ENOUGH
+    tail(lib.tcg_temp_new_internal, tcg, kind, is_local)
 
 
 def exit_block(tcg: int, block: int, index: UInt32) -> None:
