@@ -178,7 +178,9 @@ def run(
 
         def kick() -> None:
             rng = random.Random(0)
-            while not ended.is_set():
+            for _ in range(1000):  # not for ever: together with flushes they may leave no time for a block
+                if ended.is_set():
+                    return
                 guest.rem.kick()
                 time.sleep(rng.random() * 50e-6)
 
