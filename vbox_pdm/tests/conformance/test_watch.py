@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import gc
+import time
 
+import pytest
+
+from vbox_pdm.testing.conformance import watch as watching
+from vbox_pdm.testing.conformance.violations import Hang
 from vbox_pdm.testing.conformance.watch import Watch
 
 
@@ -16,3 +21,22 @@ def test_step_does_not_collect_garbage_within() -> None:
 
     assert within == [False]
     assert gc.isenabled()
+
+
+def test_step_that_sleeps_is_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "ACCESS_WALL", 0.2)
+
+    with pytest.raises(Hang, match=r"not over after 0\.2 s"), Watch().step("sleeping"):
+        time.sleep(20)
+
+
+def test_step_has_the_time_again_in_which_the_host_was_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = iter([0.0, 0.3, 0.3])  # as if the first 0.3 s had passed without a CPU
+    monkeypatch.setattr(watching, "ACCESS_WALL", 0.3)
+    monkeypatch.setattr(watching, "_waited", lambda: next(waited))
+    begin = time.monotonic()
+
+    with pytest.raises(Hang), Watch().step("sleeping"):
+        time.sleep(20)
+
+    assert time.monotonic() - begin >= 0.6

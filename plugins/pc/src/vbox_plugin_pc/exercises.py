@@ -101,6 +101,9 @@ def count_of_one(device: Any, bench: Any) -> str | None:
 
 # --- DMA
 
+_CLEAR = ((0x0D, 0), (0xDA, 0), (0x483, 0), (0x487, 0))
+"""Both controllers, and the high pages of channels 0 and 1, where there are any."""
+
 
 def byte_order(device: Any, bench: Any) -> str | None:
     """Address and count of a channel are written and read low byte first."""
@@ -118,10 +121,9 @@ def block_over_the_end(device: Any, bench: Any) -> str | None:
     first, page = 0xFFF8, 0x2_0000
     bench.memory_write(page, bytes(16))
     bench.memory_write(page + first, bytes(16))
-    clear = ((0x0D, 0), (0xDA, 0))
     block = ((0x0B, 0x85), (0x83, page >> 16), (2, first & 0xFF), (2, first >> 8), (3, 15), (3, 0))
     cascade, request = ((0xD6, 0xC0), (0xD4, 0x00)), (0x09, 0x05)
-    for port, value in (*clear, *block, *cascade, request):
+    for port, value in (*_CLEAR, *block, *cascade, request):
         bench.port_write(port, 1, value)
     bench.advance(10 * MILLISECOND)
     high, low = bench.memory_read(page + first, 16), bench.memory_read(page, 16)
@@ -136,7 +138,7 @@ def memory_to_memory(device: Any, bench: Any) -> str | None:
     source = ((0x0B, 0x88), (0x87, page >> 16), (0, 0x00), (0, 0x01), (1, 3), (1, 0))
     target = ((0x0B, 0x85), (0x83, page >> 16), (2, 0x00), (2, 0x02), (3, 3), (3, 0))
     request = ((0xD6, 0xC0), (0xD4, 0x00), (0x08, 0x01), (0x09, 0x04))
-    for port, value in ((0x0D, 0), (0xDA, 0), *source, *target, *request):
+    for port, value in (*_CLEAR, *source, *target, *request):
         bench.port_write(port, 1, value)
     bench.advance(10 * MILLISECOND)
     copied = bench.memory_read(page + 0x200, 8)
