@@ -17,7 +17,6 @@ from images import Image
 
 from vbox_pdm import MediaOp, PdmError
 from vbox_pdm.testing import Bench
-from vbox_pdm.testing.services import HostDriverHelpers
 from vbox_plugin_storage import file_io
 
 SIZE = 64 * 512
@@ -210,13 +209,15 @@ def test_raw_second_writer_is_refused_and_readers_share(path: Path) -> None:
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HostDriverHelpers, "at_once", True)
-
-
-@pytest.mark.usefixtures("at_once")
-def test_raw_at_once_is_done_when_submitted_and_completed_by_the_queue(bench: Bench, path: Path) -> None:
+def at_once(bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch) -> Image:
+    """An image that is told to carry requests out where they are submitted."""
     image = Image(bench, "raw-image", path=str(path))
+    monkeypatch.setattr(type(image.driver.helpers), "at_once", True)  # the kernel's or the bench's
+    return image
+
+
+def test_raw_at_once_is_done_when_submitted_and_completed_by_the_queue(at_once: Image) -> None:
+    image = at_once
     memory = bytearray(512)
 
     write = image.start(MediaOp.WRITE, 512, (memoryview(bytearray(b"w" * 512)),))
@@ -228,11 +229,10 @@ def test_raw_at_once_is_done_when_submitted_and_completed_by_the_queue(bench: Be
     assert image.order == [write, read]
 
 
-@pytest.mark.usefixtures("at_once")
 def test_raw_at_once_disk_full_keeps_order_and_loses_nothing(
-    bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch
+    at_once: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = Image(bench, "raw-image", path=str(path))
+    image, bench = at_once, at_once.bench
     disk = Disk(monkeypatch, errno.ENOSPC)
     memory = bytearray(512)
     write = image.start(MediaOp.WRITE, 0, (memoryview(bytearray(b"w" * 512)),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import decimal
+import functools
 import gc
 import io
 import locale
@@ -15,7 +16,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -57,12 +57,19 @@ def _globals() -> dict[str, Any]:
     }
 
 
-def _waited() -> float:
-    """Seconds that this thread was ready and had no CPU; 0 where the host does not say."""
+@functools.cache
+def _schedstat() -> int:
+    """What Linux says of this thread's time, open; -1 where it says nothing."""
     try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+        return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def _waited() -> float:
+    """Seconds that the main thread was ready and had no CPU; 0 where the host does not say."""
+    file = _schedstat()
+    return int(os.pread(file, 64, 0).split()[1]) / 1e9 if file >= 0 else 0.0
 
 
 def _umask() -> int:
@@ -87,6 +94,7 @@ class Watch:
     def __init__(self) -> None:
         self._before = _globals()
         self._threads = set(threading.enumerate())
+        _schedstat()  # is not the plugin's
         self._files = _open_files()
         self._output = (_Output("standard output"), _Output("standard error"))
         self._main = threading.current_thread() is threading.main_thread()
