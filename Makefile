@@ -1,5 +1,5 @@
 # make demo        boots Debian's kernel to a shell on this terminal
-# make test        style, types and tests; up to 15 minutes on 2 cores
+# make test        style, types and tests; about 16 minutes on 2 cores
 # make mutants     plants faults in our devices and counts what the conformance kit finds; hours
 # make bench       measures ours beside its peers and writes docs/performance.md; an hour or more
 # make test-long   the tests that take longer than that

@@ -58,12 +58,11 @@ def verdicts(figures: Figures, engine: str) -> Iterator[Verdict]:
         ratio = _ratio(figures, f"boots/{name}/shell", engine)
         yield Verdict(f"boot: {name}", ratio, MOST_BOOT, "times QEMU")
     where = f"system/{system.MODES[-1]}"
-    for name in system.DEVICES:
+    exits = [(name, "exit", MOST_DEVICE) for name in system.DEVICES]
+    exits += [(name, "exit without Python", MOST_TABLE) for name in system.TABLE]
+    for name, kind, most in exits:
         value = _median(figures, f"{where}/{name}", engine)
-        yield Verdict(f"exit: {system.TITLES[name]}", value, MOST_DEVICE, "ns")
-    for name in system.TABLE:
-        value = _median(figures, f"{where}/{name}", engine)
-        yield Verdict(f"exit without Python: {system.TITLES[name]}", value, MOST_TABLE, "ns")
+        yield Verdict(f"{kind}: {system.TITLES[name]}", value, most, "ns")
     sector = _median(figures, f"{where}/insw", engine)
     yield Verdict(system.TITLES["insw"], sector, MOST_SECTOR, "ns")
     for wait in host.WAITS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vbox_pdm.driver import DriverType
+from vbox_pdm.layers import CharStream
 from vbox_pdm.testing.conformance.rig import Subject
 
 
@@ -39,6 +40,8 @@ def snippet(subject: Subject, config: Mapping[str, object], log: Sequence[tuple[
     for number, layer in subject.luns.items():
         lines.append(f"from {_module(layer.name)} import {layer.name}")
         lines.append(f"lun{number} = neighbours.below({layer.name}, [])")
+        if layer is CharStream and not isinstance(subject.type, DriverType):
+            lines.append(f"lun{number}.relents = True")
     if isinstance(subject.type, DriverType):
         serves = subject.type.serves.name
         lines.append(f"from {_module(serves)} import {serves}")

@@ -59,24 +59,13 @@ def end(env: Env, guest: int, word: int, back: int) -> None:
 
 
 def operation(env: Env, d: int, s: int, *, code: bytes) -> None:
-    """`d` gets the result and may be an operand; `s` is a register or memory."""
+    """`d` gets the result and may be an operand; `s` is a register, memory, or an integer itself."""
     guest = env.mxcsr
     word = buffer(16)
     execute(code, d, s)
     if not is_noted(guest, word):
         begin(guest, word)
         execute(code, d, s)
-        end(env, guest, word, here())
-    execute(STORE_XMM0, d)
-
-
-def from_integer(env: Env, d: int, value: int, *, code: bytes) -> None:
-    guest = env.mxcsr
-    word = buffer(16)
-    execute(code, d, value)
-    if not is_noted(guest, word):
-        begin(guest, word)
-        execute(code, d, value)
         end(env, guest, word, here())
     execute(STORE_XMM0, d)
 
@@ -169,7 +158,7 @@ def replacements(features: int) -> Iterator[Row]:
     for name, code in _COMPARISONS.items():
         yield name, comparison, {"code": LOAD_BOTH + bytes.fromhex(code) + _XMM0_XMM1 + FLAGS_TO_RAX}
     for name, code in _FROM_INTEGER.items():
-        yield name, from_integer, {"code": LOAD_XMM0 + bytes.fromhex(code) + _XMM0_XMM1}
+        yield name, operation, {"code": LOAD_XMM0 + bytes.fromhex(code) + _XMM0_XMM1}
     for name, code in _TO_INTEGER.items():
         yield name, to_integer, {"code": LOAD_XMM0 + bytes.fromhex(code) + _RAX_XMM0}
     if features & HAS_SSE4_1:
