@@ -285,7 +285,7 @@ class _Runner:
                         if item.error is not None:
                             raise item.error
                         return
-                elif isinstance(item, VmState):
+                elif not (isinstance(item, _Signal) and self.suspending):  # that one is being obeyed
                     put_back.append(item)
         finally:
             for item in put_back:
