@@ -57,7 +57,7 @@ PAGE_OF = (7, 3, 1, 2, 15, 11, 9, 10)
 """Which of the sixteen page registers belongs to a channel."""
 UNIT_NS = 1_000
 """What a unit takes when more is to be moved than is bounded work."""
-MAX_CALLS = 512
+MAX_CALLS = 64
 """Calls of a device in one go."""
 
 
