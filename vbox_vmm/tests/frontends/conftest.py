@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import importlib_metadata
 import pytest
@@ -16,6 +18,7 @@ from click.testing import CliRunner, Result
 ROOT = Path(__file__).parents[3]
 Vbox = Callable[..., Result]
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
+Started = Callable[..., "subprocess.Popen[Any]"]
 
 
 def _dist_info(folder: Path, project: Path) -> None:
@@ -72,6 +75,20 @@ def environment(search_path: list[str]) -> dict[str, str]:
     before = os.environ.get("PYTHONPATH")
     path = [*search_path, *([before] if before else [])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "COLUMNS": "120"}
+
+
+@pytest.fixture
+def started(environment: dict[str, str]) -> Iterator[Started]:
+    """`started(*words, stdin=...)` is a `vbox` process that goes on, at most to the end of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def call(*words: object, **options: Any) -> subprocess.Popen[Any]:
+            command = [sys.executable, "-m", "vbox_vmm", *map(str, words)]
+            child = stack.enter_context(subprocess.Popen(command, env=environment, **options))
+            stack.callback(child.kill)
+            return child
+
+        yield call
 
 
 @pytest.fixture

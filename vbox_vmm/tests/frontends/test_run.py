@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
 
 import cli_guests
 import pexpect
 import pytest
 
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
+Started = Callable[..., "subprocess.Popen[Any]"]
 
 
 def test_guest_that_exits_passes_its_code_on(process: Process, tmp_path: Path) -> None:
@@ -233,10 +236,9 @@ def test_plugin_file_wraps_regions_and_sees_links(process: Process, tmp_path: Pa
     assert "sent b'A'" in done.stderr
 
 
-def test_interrupt_powers_off_with_130(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vbox_vmm", "run", *cli_guests.DIRECT, str(cli_guests.hello(tmp_path))]
-    child = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+def test_interrupt_powers_off_with_130(started: Started, tmp_path: Path) -> None:
+    child = started(
+        "run", *cli_guests.DIRECT, cli_guests.hello(tmp_path), stdin=PIPE, stdout=PIPE, stderr=PIPE
     )
     assert child.stdout is not None
     assert child.stdout.readline() == b"Hello\n"
@@ -271,21 +273,11 @@ def test_terminal_is_raw_while_the_guest_runs_and_restored(
     shell.close(force=True)
 
 
-def test_job_control_suspends_and_goes_on(environment: dict[str, str], tmp_path: Path) -> None:
-    guest = cli_guests.echo(tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "vbox_vmm",
-        "run",
-        *cli_guests.DIRECT,
-        str(guest),
-        "--device",
-        "isa-debug-exit",
-    ]
-    child = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
-    )
+def test_job_control_suspends_and_goes_on(started: Started, tmp_path: Path) -> None:
+    child = started(
+        "run", *cli_guests.DIRECT, cli_guests.echo(tmp_path), "--device", "isa-debug-exit",
+        stdin=PIPE, stdout=PIPE, process_group=0,
+    )  # fmt: skip
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stdout.read(2) == b"> "
@@ -301,12 +293,11 @@ def test_job_control_suspends_and_goes_on(environment: dict[str, str], tmp_path:
     assert child.stdout.read() == b"xq"
 
 
-def test_tcp_server_says_its_port_and_serves(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "vbox_vmm", "run", *cli_guests.DIRECT, str(cli_guests.echo(tmp_path)),
-        "--device", "isa-debug-exit", "--serial", "tcp:127.0.0.1:0,server,hold=on",
-    ]  # fmt: skip
-    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+def test_tcp_server_says_its_port_and_serves(started: Started, tmp_path: Path) -> None:
+    child = started(
+        "run", *cli_guests.DIRECT, cli_guests.echo(tmp_path), "--device", "isa-debug-exit",
+        "--serial", "tcp:127.0.0.1:0,server,hold=on", stderr=PIPE, text=True,
+    )  # fmt: skip
     assert child.stderr is not None
     line = child.stderr.readline()
     match = re.fullmatch(r"vbox: serial#0 listens on 127.0.0.1:(\d+)\n", line)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cli_guests
 import pexpect
@@ -20,6 +21,7 @@ from vbox_vmm import cfgm_xml
 Image = pytest.importorskip("PIL.Image")
 Vbox = Callable[..., Result]
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
+Started = Callable[..., "subprocess.Popen[Any]"]
 FOLDERS = (Path("/usr/share/seabios"), Path("/usr/share/qemu"))
 needs_firmware = pytest.mark.skipif(
     not any((folder / "bios-256k.bin").is_file() for folder in FOLDERS),
@@ -199,15 +201,19 @@ def test_unmet_screen_says_what_it_shows_and_is_still_kept(process: Process, tmp
 
 @needs_firmware
 @pytest.mark.parametrize("end", ["script error", "signal"])
-def test_screenshot_is_made_however_the_run_ends(
-    environment: dict[str, str], tmp_path: Path, end: str
-) -> None:
+def test_screenshot_is_made_however_the_run_ends(started: Started, tmp_path: Path, end: str) -> None:
     picture = tmp_path / "x.png"
     words = ["--expect-screen", "SeaBIOS", "--keys", "ä"] if end == "script error" else []
-    child = subprocess.Popen(
-        [sys.executable, "-m", "vbox_vmm", "run", "--timeout", "60", "--screenshot", str(picture), *words],
-        env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    child = started(
+        "run",
+        "--timeout",
+        60,
+        "--screenshot",
+        picture,
+        *words,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     if end == "signal":
         time.sleep(4)
         child.send_signal(signal.SIGTERM)
@@ -218,12 +224,9 @@ def test_screenshot_is_made_however_the_run_ends(
 
 
 @needs_firmware
-def test_display_png_follows_the_screen(environment: dict[str, str], tmp_path: Path) -> None:
+def test_display_png_follows_the_screen(started: Started, tmp_path: Path) -> None:
     picture = tmp_path / "live.png"
-    words = ["run", "--display", f"png:{picture}", "--timeout", "60"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "vbox_vmm", *words], env=environment, stdin=subprocess.DEVNULL
-    )
+    child = started("run", "--display", f"png:{picture}", "--timeout", 60, stdin=subprocess.DEVNULL)
     end = time.monotonic() + 40
     while not picture.is_file() and time.monotonic() < end:
         time.sleep(0.1)
