@@ -42,14 +42,30 @@ def test_lock_waiter_kicks_the_owner_and_goes_first() -> None:
     thread = threading.Thread(target=outsider)
     thread.start()
     assert kicked.wait(10)
-    assert lock.wanted == 1
+    assert len(lock.waiters) == 1
     lock.let_others_in()
     order.append("owner")
     lock.release()
     thread.join(10)
 
     assert order == ["outsider", "owner"]
-    assert lock.wanted == 0
+    assert not lock.waiters
+
+
+def test_lock_let_go_by_another_than_the_keeper_kicks_the_keeper() -> None:
+    # It may sleep without the lock, and has something to see now.
+    kicks: list[int] = []
+    lock = VmLock(lambda: kicks.append(threading.get_ident()))
+    lock.keeper = threading.get_ident()
+
+    with lock:
+        pass
+    kept = list(kicks)
+    outsider = threading.Thread(target=lambda: lock.__enter__() and lock.release())
+    outsider.start()
+    outsider.join(10)
+
+    assert (kept, kicks) == ([], [outsider.ident])
 
 
 def test_lock_many_threads_never_overlap() -> None:

@@ -37,6 +37,20 @@ from vbox_pdm.version import CONTRACT
 GROUP = "vbox.plugins"
 
 
+class Plugins(pluggy.PluginManager):
+    """Counts its changes, for those who keep what they read of it."""
+
+    generation = 0
+
+    def register(self, plugin: object, name: str | None = None) -> str | None:
+        self.generation += 1
+        return super().register(plugin, name)
+
+    def unregister(self, plugin: object | None = None, name: str | None = None) -> Any:
+        self.generation += 1
+        return super().unregister(plugin, name)
+
+
 class PluginState(enum.Enum):
     FOUND = "found"  # not loaded yet
     LOADED = "loaded"
@@ -66,7 +80,7 @@ class Catalogue:
     """The plugins of this process and the types that they registered."""
 
     def __init__(self, entry_points: Iterable[Any] | None = None) -> None:
-        self.manager = pluggy.PluginManager(PROJECT)
+        self.manager = Plugins(PROJECT)
         self.manager.add_hookspecs(CatalogueSpecs)
         self.manager.add_hookspecs(VmSpecs)
         self.plugins: list[Plugin] = []

@@ -131,9 +131,14 @@ class EngineHost(Protocol):
     """What the kernel offers to an engine.  Called on the EMT, with the GIL held."""
 
     def acknowledge_interrupt(self) -> int:
-        """The vector of the interrupt that the CPU takes now (0..255), or -1 when the request
+        """The vector of the interrupt that the CPU takes now (bits 0 to 7), or -1 when the request
         went away.  The engine then carries on as if the line had been low; while the line stays
-        high it asks again at later boundaries."""
+        high it asks again at later boundaries.  Looked up at each call: it may be an attribute that
+        changes."""
+
+    def acknowledge_failed(self, error: BaseException) -> None:
+        """`acknowledge_interrupt` raised or returned what is not an int: that counts as -1.  Must
+        not raise."""
 
     def handler_failed(
         self, owner: object, offset: int, size: int, value: int | None, error: BaseException

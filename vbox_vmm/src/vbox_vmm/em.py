@@ -65,7 +65,6 @@ class Em:
         self._deadline = 0  # the host time of the next timer: passed, so that the first look comes
         self._told = 0  # what the engine was told of it
         self._woken = Doorbell()
-        self._intr = False
         tm.on_deadline_change = self._deadline_changed
 
     def wake(self) -> None:
@@ -79,14 +78,6 @@ class Em:
         self.forced.setdefault(action, detail)
         self.wake()
 
-    def interrupt(self, level: bool) -> None:
-        """The controller's INTR."""
-        self._intr = level
-        if self.engine is not None:
-            self.engine.interrupt(level)
-        if level:
-            self._woken.ring()
-
     def nmi(self) -> None:
         """One NMI edge."""
         if self.engine is not None:
@@ -98,36 +89,42 @@ class Em:
         engine, vm = self.engine, self._vm
         if engine is None:
             raise RuntimeError("a VM without an engine cannot execute")
+        # A line that is raised from outside is on its way through this loop, with cold caches: no calls
+        # of Python for nothing.
         tm, lock, requests, now = self._tm, vm.lock, vm.requests, time.monotonic_ns
+        forced, waiters, plugins, run = self.forced, lock.waiters, vm.catalogue.manager, engine.run
         counted = tm.counter is not None
         looked = False
+        self.state = EmState.RUNNING
+        known = -1  # generation of the plugins
         while vm.running:
-            if self.forced:
+            if forced:
                 self._serve_forced_action()
                 continue
             if requests:
                 vm.serve_requests()
                 continue
-            if lock.wanted:
+            if waiters:
                 lock.let_others_in()
                 continue
             if now() >= self._deadline or (counted and tm.counted_out):
                 self._run_timers()
             if not counted and tm.tsc_version != self._tsc_version:
                 self._tell_tsc(engine)
-            vm.flush_tables()
+            if known != plugins.generation:
+                known = plugins.generation
+                vm.flush_tables()  # there may be one that wraps regions
             if self._deadline != self._told:
                 self._tell_deadline(engine)
-            self.state = EmState.RUNNING
             self._woken.clear()
-            if self.forced or requests or lock.wanted:
+            if forced or requests or waiters:
                 continue
-            reason = engine.run()
+            reason = run()
             self.exits[reason] += 1
             if reason is ExitReason.HALTED:
                 # INTR may have risen in the shadow of an STI before the HLT: the engine takes it at
                 # once when it may.  Still halted after that look: IF is clear, only an event helps.
-                if looked or not self._intr:
+                if looked or not vm.pdm.intr.level:
                     self._halt()
                     looked = False
                 else:
@@ -150,7 +147,8 @@ class Em:
     def _halt(self) -> None:
         """Sleep until something may end HLT: an interrupt, an NMI, a timer, a request."""
         self.state = EmState.HALTED
-        tm, vm, woken = self._tm, self._vm, self._woken
+        tm, vm, woken, intr = self._tm, self._vm, self._woken, self._vm.pdm.intr
+        held = intr.level  # IF is clear, then
         paced = tm.counter is not None and not tm.warps
         while not woken.rung:
             if tm.warps:
@@ -170,10 +168,13 @@ class Em:
                 if paced:
                     tm.pass_idle(min(idle, time.monotonic_ns() - begin))
                 if rang:
-                    return
-            elif vm.lock.wanted:
+                    break
+            elif vm.lock.waiters:
                 vm.lock.let_others_in()
             self._run_timers()
+            if intr.level and not held:
+                break
+        self.state = EmState.RUNNING
 
     def _tell_tsc(self, engine: Engine) -> None:
         self._tsc_version = self._tm.tsc_version

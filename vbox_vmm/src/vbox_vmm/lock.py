@@ -11,6 +11,7 @@ import threading
 from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 
@@ -20,6 +21,8 @@ class Doorbell:
     def __init__(self) -> None:
         self._gate = allocate_lock()
         self._gate.acquire()
+        self.clear = partial(self._gate.acquire, False)
+        """Forget a ring."""
 
     def ring(self) -> None:
         """Any thread: let the waiter go on, now or when it comes; ringing twice is ringing once."""
@@ -33,10 +36,6 @@ class Doorbell:
         """Wait for a ring, at most `seconds` (None: no limit), and clear it; False when there was none."""
         return self._gate.acquire(True, -1 if seconds is None else max(0.0, min(seconds, 1e6)))
 
-    def clear(self) -> None:
-        """Forget a ring."""
-        self._gate.acquire(False)
-
     @property
     def rung(self) -> bool:
         """Whether it rang since it was cleared."""
@@ -45,19 +44,18 @@ class Doorbell:
 
 class VmLock:
     """A fair, re-entrant lock, handed over directly.  `kick` is called (any thread) when somebody
-    starts to wait."""
+    starts to wait, and when another thread than the `keeper` has let it go: there may be something to
+    be seen now."""
 
     def __init__(self, kick: Callable[[], None]) -> None:
         self._kick = kick
         self._guard = allocate_lock()  # for what follows; held for a moment only
-        self._waiters: deque[tuple[int, Doorbell]] = deque()
+        self.waiters: deque[tuple[int, Doorbell]] = deque()
+        """Who waits; the EMT looks whether somebody does between two runs of the guest."""
         self._owner: int | None = None
+        self.keeper: int | None = None
+        """The thread that sleeps without the lock, and is kicked."""
         self._depth = 0
-
-    @property
-    def wanted(self) -> int:
-        """How many threads wait; the EMT looks at it between two runs of the guest."""
-        return len(self._waiters)
 
     def acquire(self) -> None:
         """Wait for the lock; the owner may take it again."""
@@ -71,24 +69,29 @@ class VmLock:
                 self._depth = 1
                 return
             turn = Doorbell()
-            self._waiters.append((me, turn))
+            self.waiters.append((me, turn))
         self._kick()
         turn.wait(None)
 
     def release(self) -> None:
         """Give it back once; RuntimeError when the caller does not own it."""
+        me = threading.get_ident()
+        turn = None
         with self._guard:
-            if self._owner != threading.get_ident():
+            if self._owner != me:
                 raise RuntimeError("the VM's lock is not owned by this thread")
             self._depth -= 1
             if self._depth:
                 return
-            if not self._waiters:
+            if self.waiters:
+                self._owner, turn = self.waiters.popleft()
+                self._depth = 1
+            else:
                 self._owner = None
-                return
-            self._owner, turn = self._waiters.popleft()
-            self._depth = 1
-        turn.ring()
+        if turn is not None:
+            turn.ring()
+        elif me != self.keeper:
+            self._kick()
 
     def let_others_in(self) -> None:
         """Whoever waits now goes first; then the caller owns it again."""

@@ -31,7 +31,7 @@ from vbox_vmm.em import Em, EmState, ForcedAction
 from vbox_vmm.instruction_clock import InstructionClock
 from vbox_vmm.iom import Iom
 from vbox_vmm.lock import Doorbell, VmLock
-from vbox_vmm.pdm.manager import Pdm
+from vbox_vmm.pdm.manager import Pdm, nobody
 from vbox_vmm.pgm import Pgm
 from vbox_vmm.tm import TimeManager
 from vbox_vmm.tm_config import Source, read_config
@@ -93,6 +93,8 @@ class Vm:
         self._idle = Doorbell()
         self._em: Em | None = None
         self.lock = VmLock(self.kick)
+        self.acknowledge_interrupt: Callable[[], int] = nobody
+        """The engine takes an interrupt: what the controller calls `acknowledge`."""
         self._emt = threading.Thread(target=self._emt_main, name=f"EMT:{self.name}", daemon=True)
         self._emt.start()
         try:
@@ -126,6 +128,7 @@ class Vm:
             if counter is not None:
                 counter.attach(engine)
             self.em = self._em = Em(self, self.tm, engine)
+            self.interrupt = engine.interrupt if engine is not None else _unheard
             self.pgm.set_engine(engine)
             self.iom.set_engine(engine)
             self.pdm = Pdm(self)
@@ -181,6 +184,7 @@ class Vm:
     # --- the EMT
 
     def _emt_main(self) -> None:
+        self.lock.keeper = threading.get_ident()
         self.lock.acquire()
         try:
             while not self._terminated:
@@ -466,10 +470,6 @@ class Vm:
 
     # --- for PDM and the engine (pdm.services.PdmServices, engine.EngineHost)
 
-    def interrupt(self, level: bool) -> None:
-        """The controller's INTR."""
-        self.em.interrupt(level)
-
     def nmi(self) -> None:
         """One NMI edge."""
         self.em.nmi()
@@ -500,15 +500,19 @@ class Vm:
         elif flags & RuntimeErrorFlags.SUSPEND:
             self._em.force(ForcedAction.SUSPEND)
 
-    def acknowledge_interrupt(self) -> int:
-        """The engine takes an interrupt: ask the controller for the vector."""
-        return self.pdm.acknowledge()
+    def acknowledge_failed(self, error: BaseException) -> None:
+        """The interrupt controller raised."""
+        self.pdm.pic_failed("acknowledge", error)
 
     def handler_failed(
         self, owner: object, offset: int, size: int, value: int | None, error: BaseException
     ) -> None:
         """A handler raised: the access was answered with all ones, or dropped."""
         self.iom.handler_failed(owner, offset, size, value, error)
+
+
+def _unheard(level: bool) -> None:
+    """INTR of a VM without an engine."""
 
 
 def describe_cpu(state: CpuState) -> str:

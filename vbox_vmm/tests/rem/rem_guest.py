@@ -41,6 +41,7 @@ class Host:
         self.vectors: list[int] = []
         self.acknowledged = 0
         self.failures: list[tuple[object, int, int, int | None, BaseException]] = []
+        self.not_acknowledged: list[BaseException] = []
         self.rem: Rem | None = None
 
     def acknowledge_interrupt(self) -> int:
@@ -49,6 +50,9 @@ class Host:
         if not self.vectors and self.rem is not None:
             self.rem.interrupt(False)
         return vector
+
+    def acknowledge_failed(self, error: BaseException) -> None:
+        self.not_acknowledged.append(error)
 
     def handler_failed(
         self, owner: object, offset: int, size: int, value: int | None, error: BaseException

@@ -212,6 +212,34 @@ def test_interrupt_withdrawn_at_acknowledge_is_not_taken(guest: Guest) -> None:
     assert (state.rip, guest.host.acknowledged) == (CODE + 4, 1)
 
 
+@pytest.mark.parametrize("answer", [ZeroDivisionError(), None, 0.5], ids=repr)
+def test_interrupt_whose_acknowledge_fails_is_not_taken_and_told(guest: Guest, answer: object) -> None:
+    def acknowledge() -> object:
+        guest.rem.interrupt(False)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    guest.long_mode(bytes.fromhex("fb 90 90 f4"))
+    guest.host.acknowledge_interrupt = acknowledge  # type: ignore[assignment,method-assign]
+    guest.rem.interrupt(True)
+
+    state = guest.halt()
+
+    told = [type(error) for error in guest.host.not_acknowledged]
+    wanted = type(answer) if isinstance(answer, BaseException) else TypeError
+    assert (state.rip, told) == (CODE + 4, [wanted])
+
+
+@pytest.mark.parametrize("answer", [0x131, 1 << 70 | 0x31])
+def test_interrupt_vector_is_taken_modulo_256(guest: Guest, answer: int) -> None:
+    guest.long_mode(bytes.fromhex("fb 90 90 f4"))
+    guest.host.vectors = [answer]
+    guest.rem.interrupt(True)
+
+    assert guest.fault().vector == 0x31
+
+
 def test_interrupt_withdrawn_while_the_line_stays_high_is_asked_again(guest: Guest) -> None:
     guest.long_mode(bytes.fromhex("fb 90 e680 e680 ebfe"))  # sti / nop / out / out / jmp $
 

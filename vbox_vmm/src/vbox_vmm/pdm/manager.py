@@ -68,27 +68,28 @@ class Taps:
     """Whether errors of mem_setup and power_on come out."""
 
 
+def nobody() -> int:
+    """INTA without an interrupt controller."""
+    return -1
+
+
 class Intr:
     """The CPU's INTR, as the interrupt controller drives it (`vbox_pdm.helpers.PicHelpers`)."""
 
     def __init__(self, drive: Callable[[bool], None]) -> None:
         self.level = False
-        self._drive = drive
-        self._muted: Callable[[str], None] | None = None
+        self._drive = self._hears = drive
 
     def interrupt(self, level: bool) -> None:
         """Drive INTR; the CPU hears of changes."""
         level = bool(level)
         if level != self.level:
             self.level = level
-            if self._muted is None:
-                self._drive(level)
-            else:
-                self._muted("INTR changed")
+            self._hears(level)
 
     def mute(self, instead: Callable[[str], None] | None) -> None:
         """Tell `instead` of changes, not the CPU; None ends that."""
-        self._muted = instead
+        self._hears = self._drive if instead is None else lambda level: instead("INTR changed")
 
     def load(self, level: bool) -> None:
         """A saved level; the CPU has no other way to know of it."""
@@ -110,7 +111,8 @@ class Pdm:
             self.roles.stand_in(roles.RTC, self.taps.rtc)
         if self.taps.dmac is not None:
             self.roles.stand_in(roles.DMAC, self.taps.dmac)
-        self.isa = IsaLines(self._role_failed(roles.PIC), self.taps.isa_irq)
+        self.pic_failed = self._role_failed(roles.PIC)
+        self.isa = IsaLines(self.pic_failed, self.taps.isa_irq)
         self.intx = IntxPins(self._role_failed(roles.PCI_ROUTER), self.taps.intx)
         self.bus = PciBus(services.iom, self.intx, self._changed_while_loading, self.taps.message)
         self.intr = Intr(services.interrupt)
@@ -231,8 +233,12 @@ class Pdm:
 
     def connect_pic(self, pic: Pic) -> None:
         """A device plays the interrupt controller."""
+        self._connect_pic(pic)
+
+    def _connect_pic(self, pic: Pic | None) -> None:
         self._pic = pic
         self.isa.connect(pic)
+        self.services.acknowledge_interrupt = pic.acknowledge if pic is not None else nobody
 
     # --- looking up
 
@@ -299,19 +305,16 @@ class Pdm:
 
     # --- the CPU
 
-    def acknowledge(self) -> int:
-        """INTA, for the engine: the vector, or -1 when INTR is low."""
-        return self.interrupt_acknowledge() if self.intr.level else -1
-
-    def interrupt_acknowledge(self) -> int:
-        """INTA, whatever INTR is; -1 without an interrupt controller."""
+    def acknowledge(self, *, whatever: bool = False) -> int:
+        """INTA: the vector, or -1 when INTR is low (unless it is to be asked `whatever` INTR is) or there
+        is no interrupt controller."""
         pic = self._pic
-        if pic is None:
+        if pic is None or not (self.intr.level or whatever):
             return -1
         try:
             return pic.acknowledge() & 0xFF
         except Exception as error:
-            self._role_failed(roles.PIC)("acknowledge", error)
+            self.pic_failed("acknowledge", error)
             return -1
 
     def nmi(self) -> None:
@@ -415,9 +418,8 @@ class Pdm:
             self.nodes = []
             for instance in list(self._records):
                 self.destroy(instance)
-        self.isa.connect(None)
+        self._connect_pic(None)
         self.intx.connect(None)
-        self._pic = None
 
     def destroy(self, instance: Instance) -> None:
         """End one instance and free what its helpers made.  One that was never constructed is freed
@@ -455,8 +457,7 @@ class Pdm:
             self.isa.drop(handle)
         for role in self.roles.release(owned.instance):
             if role == roles.PIC:
-                self._pic = None
-                self.isa.connect(None)
+                self._connect_pic(None)
             elif role == roles.PCI_ROUTER:
                 self.intx.connect(None)
         for memory in (*owned.roms, *(memory for _, memory in owned.rams)):
@@ -535,8 +536,8 @@ class Pdm:
         where = f"timer {timer.name}"
         self.failures.report(owner.instance if isinstance(owner, Owned) else None, where, where, error)
 
-    def _role_failed(self, role: str) -> Callable[[str, Exception], None]:
-        def failed(where: str, error: Exception) -> None:
+    def _role_failed(self, role: str) -> Callable[[str, BaseException], None]:
+        def failed(where: str, error: BaseException) -> None:
             self.failures.report(self.roles.owner(role), role, where, error)
 
         return failed

@@ -64,12 +64,10 @@ class PdmQueue(Generic[T]):
             return
         items, consumer = self._items, self._consumer
         for _ in range(BATCH):
-            try:
-                item = items.popleft()
-            except IndexError:
+            if not items:
                 return
             try:
-                consumer(item)
+                consumer(items.popleft())
             except Exception as error:
                 self._failed(f"queue {self.name}", error)
             if self._queues.parked:

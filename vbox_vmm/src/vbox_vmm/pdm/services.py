@@ -60,6 +60,9 @@ class PdmServices(IomServices, Protocol):
         """Serve what was posted and run due timers; when there was nothing, sleep (the VM's lock
         released) until something is posted, a timer is due, or `seconds` are over."""
 
+    acknowledge_interrupt: Callable[[], int]
+    """INTA: PDM puts the interrupt controller's method here."""
+
     def interrupt(self, level: bool) -> None:
         """Drive the CPU's INTR; no effect without an engine."""
 

@@ -38,14 +38,13 @@ else:
 class Rem(_Core):
     """One vCPU.  Created with `create`, in the power-on state."""
 
-    failure = ""
-
     @classmethod
     def create(cls, host: EngineHost, cpu: CpuModel, fast_stores: bool = True) -> Self:
         """Needs the library to have been loaded; `probe.engine` sees to that."""
         model = cpuid.resolve(cpu)
         return cls(
             host,
+            _REASONS,
             model.rows,
             model.features,
             model.vendor,
@@ -53,12 +52,6 @@ class Rem(_Core):
             cpu.translation_buffer,
             fast_stores,
         )
-
-    def run(self) -> ExitReason:
-        reason = _REASONS[self.execute()]
-        if reason is ExitReason.FAILED:
-            self.failure = self.what_failed
-        return reason
 
     def get_state(self) -> CpuState:
         raw = self.state()

@@ -30,6 +30,9 @@ class _Nobody:
     def acknowledge_interrupt(self) -> int:
         return -1
 
+    def acknowledge_failed(self, error: BaseException) -> None:
+        raise AssertionError("nothing is acknowledged") from error
+
     def handler_failed(
         self, owner: object, offset: int, size: int, value: int | None, error: BaseException
     ) -> None:

@@ -35,23 +35,44 @@ void machine_kick(Machine *m)
     machine_attend(m);
 }
 
+/* The host's `acknowledge_interrupt` raised. */
+static void acknowledge_failed(Machine *m)
+{
+    PyObject *type, *error, *trace, *outcome;
+
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    outcome = PyObject_CallMethod(m->host, "acknowledge_failed", "O", error ? error : Py_None);
+    if (outcome == NULL) {
+        PyErr_WriteUnraisable(m->host);
+    }
+    Py_XDECREF(outcome);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(trace);
+}
+
 static int acknowledge(Machine *m)
 {
-    PyObject *result;
-    long vector = -1;
+    PyObject *method, *result = NULL;
+    unsigned long long vector = ULLONG_MAX;
 
     PyEval_RestoreThread(m->thread);
-    result = PyObject_Vectorcall(m->acknowledge, NULL, 0, NULL);
+    method = PyObject_GetAttr(m->host, m->acknowledge);
+    if (method != NULL) {
+        result = PyObject_Vectorcall(method, NULL, 0, NULL);
+        Py_DECREF(method);
+    }
     if (result != NULL) {
-        vector = PyLong_AsLong(result);
+        vector = PyLong_AsUnsignedLongLongMask(result);
         Py_DECREF(result);
     }
     if (PyErr_Occurred()) {
-        PyErr_WriteUnraisable(m->acknowledge);
-        vector = -1;
+        acknowledge_failed(m);
+        vector = ULLONG_MAX;
     }
     m->thread = PyEval_SaveThread();
-    return vector > 255 ? -1 : (int)vector;
+    return vector == ULLONG_MAX ? -1 : (int)(vector & 0xFF);
 }
 
 /* The error code of a fault that was met on the way through the IDT.  Unicorn reports a bad gate of a long-mode

@@ -85,9 +85,9 @@ static int features_set(Machine *m, PyObject *words)
 
 static PyObject *core_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
-    static char *names[] = {"host", "cpuid", "features", "vendor", "signature", "translation_buffer", "fast_stores",
-                            NULL};
-    PyObject *host, *cpuid, *features;
+    static char *names[] = {"host", "reasons", "cpuid", "features", "vendor", "signature", "translation_buffer",
+                            "fast_stores", NULL};
+    PyObject *host, *reasons, *cpuid, *features;
     const char *vendor;
     Py_ssize_t vendor_size;
     unsigned signature, buffer;
@@ -95,12 +95,12 @@ static PyObject *core_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     allocfunc allocate = PyType_GetSlot(type, Py_tp_alloc);
     Machine *m;
 
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OOOy#IIp", names, &host, &cpuid, &features, &vendor,
-                                     &vendor_size, &signature, &buffer, &fast_stores)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "OO!OOy#IIp", names, &host, &PyTuple_Type, &reasons, &cpuid,
+                                     &features, &vendor, &vendor_size, &signature, &buffer, &fast_stores)) {
         return NULL;
     }
-    if (lib.handle == NULL || vendor_size != 12) {
-        PyErr_SetString(PyExc_RuntimeError, "load libunicorn first; a vendor has 12 letters");
+    if (lib.handle == NULL || vendor_size != 12 || PyTuple_Size(reasons) != RUN_FAILED + 1) {
+        PyErr_SetString(PyExc_RuntimeError, "load libunicorn first; a vendor has 12 letters, a run four ends");
         return NULL;
     }
     m = (Machine *)allocate(type, 0);
@@ -109,7 +109,9 @@ static PyObject *core_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     }
     Py_INCREF(host);
     m->host = host;
-    m->acknowledge = PyObject_GetAttrString(host, "acknowledge_interrupt");
+    Py_INCREF(reasons);
+    m->reasons = reasons;
+    m->acknowledge = PyUnicode_InternFromString("acknowledge_interrupt");
     m->fast_stores = fast_stores;
     m->signature = signature;
     m->a20 = true;
@@ -152,6 +154,7 @@ static void core_dealloc(PyObject *self)
     PyObject_GC_UnTrack(self);
     core_free(m);
     Py_CLEAR(m->host);
+    Py_CLEAR(m->reasons);
     Py_CLEAR(m->acknowledge);
     release(self);
     Py_DECREF(type);
@@ -164,6 +167,7 @@ static int core_traverse(PyObject *self, visitproc visit, void *arg)
 
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(m->host);
+    Py_VISIT(m->reasons);
     Py_VISIT(m->acknowledge);
     for (int t = 0; t < 2; t++) {
         for (size_t i = 0; i < tables[t]->count; i++) {
@@ -187,6 +191,7 @@ static int core_clear(PyObject *self)
     table_free(&m->ports);
     table_free(&m->mmio);
     Py_CLEAR(m->host);
+    Py_CLEAR(m->reasons);
     Py_CLEAR(m->acknowledge);
     return 0;
 }
@@ -406,15 +411,18 @@ static PyObject *core_stop_at(PyObject *self, PyObject *executed)
 
 /* ---- running and state ------------------------------------------------------------------------------ */
 
-static PyObject *core_execute(PyObject *self, PyObject *unused)
+static PyObject *core_run(PyObject *self, PyObject *unused)
 {
     Machine *m = (Machine *)self;
+    PyObject *reason;
 
     (void)unused;
     if (check_idle(m, "run") < 0) {
         return NULL;
     }
-    return PyLong_FromLong(machine_run(m));
+    reason = PyTuple_GetItem(m->reasons, machine_run(m));
+    Py_INCREF(reason);
+    return reason;
 }
 
 static PyObject *core_reset(PyObject *self, PyObject *unused)
@@ -483,7 +491,7 @@ static PyMethodDef methods[] = {
     {"count_instructions", core_count_instructions, METH_VARARGS, NULL},
     {"executed", core_executed, METH_NOARGS, NULL},
     {"stop_at", core_stop_at, METH_O, NULL},
-    {"execute", core_execute, METH_NOARGS, NULL},
+    {"run", core_run, METH_NOARGS, NULL},
     {"reset", core_reset, METH_NOARGS, NULL},
     {"init", core_init, METH_NOARGS, NULL},
     {"state", core_state, METH_NOARGS, NULL},
@@ -493,7 +501,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyGetSetDef getters[] = {
-    {"what_failed", core_get_failure, NULL, NULL, NULL},
+    {"failure", core_get_failure, NULL, NULL, NULL},
     {"exits", core_get_exits, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

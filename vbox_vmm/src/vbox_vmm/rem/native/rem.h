@@ -84,7 +84,8 @@ typedef struct Machine {
     PyObject_HEAD
     void *uc, *cpu, *env, *tcg;
     PyObject *host; /* EngineHost */
-    PyObject *acknowledge;
+    PyObject *acknowledge; /* the name of the host's method */
+    PyObject *reasons; /* what `run` answers, by RUN_... */
     PyThreadState *thread; /* saved while guest code runs */
     bool running, closed;
     pthread_t runner; /* while running: the thread that may call what is not for any thread */

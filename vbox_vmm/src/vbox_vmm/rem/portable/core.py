@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any
 
-from vbox_pdm.engine import EngineHost, Exit
+from vbox_pdm.engine import EngineHost, Exit, ExitReason
 
 from . import library, state
 from .deadline import Deadline, kick
@@ -94,6 +94,7 @@ class Core:
     def __init__(
         self,
         host: EngineHost,
+        reasons: tuple[ExitReason, ...],
         cpuid: Sequence[tuple[int, int, int, int, int, int]],
         features: Sequence[int],
         vendor: bytes,
@@ -107,7 +108,8 @@ class Core:
             raise RuntimeError("load libunicorn first; a vendor has 12 letters")
         if len(features) > ENV_FEATURE_WORDS:
             raise ValueError("too many feature words")
-        self._failure = ""
+        self.failure = ""
+        self._reasons = reasons
         self._running = False
         self._a20 = True
         self._signature = signature
@@ -251,10 +253,6 @@ class Core:
         self._exits.set_mmio(rows)
 
     @property
-    def what_failed(self) -> str:
-        return self._failure
-
-    @property
     def exits(self) -> int:
         """How many handlers were called."""
         return self._exits.count
@@ -292,8 +290,7 @@ class Core:
 
     # --- running and state
 
-    def execute(self) -> int:
-        """The number of an ExitReason; after FAILED `what_failed` says why."""
+    def run(self) -> ExitReason:
         self._check_idle("run")
         self._runner = get_ident()
         self._running = True
@@ -302,9 +299,9 @@ class Core:
         finally:
             self._running = False
         if result <= TRIPLE_FAULT:
-            return int(result)
-        self._failure = f"{self._reason(result)} at RIP {self._m.env.eip:#x}"
-        return FAILED
+            return self._reasons[int(result)]
+        self.failure = f"{self._reason(result)} at RIP {self._m.env.eip:#x}"
+        return self._reasons[FAILED]
 
     def _reason(self, result: int) -> str:
         kind, code = result & 0xFFFF, result >> 16

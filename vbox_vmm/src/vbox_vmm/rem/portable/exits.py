@@ -216,9 +216,12 @@ class Exits:
     def acknowledge(self) -> int:
         try:
             vector = self.host.acknowledge_interrupt()
-            return vector if 0 <= vector < _NO_VECTOR else _NO_VECTOR
-        except BaseException:
-            traceback.print_exc()
+            return _NO_VECTOR if vector == -1 else vector & 0xFF
+        except BaseException as error:
+            try:
+                self.host.acknowledge_failed(error)
+            except BaseException:
+                traceback.print_exc()
             return _NO_VECTOR
 
 
