@@ -71,8 +71,8 @@ class Probe(Device[Config]):
                 return
 
     def asked(self, when: int) -> None:
-        self.waited = time.monotonic_ns() - when
-        self.raised = self.helpers.now(Clock.TSC)
+        self.raised = time.monotonic_ns()
+        self.waited = self.raised - when
         self.line.set(True)
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -80,7 +80,9 @@ class Probe(Device[Config]):
             self.low = value
         elif offset == 4:
             # The TSC of a machine counts nanoseconds unless its configuration says otherwise.
-            self.samples.append((self.waited, (value << 32 | self.low) - self.raised))
+            before, now, after = time.monotonic_ns(), self.helpers.now(Clock.TSC), time.monotonic_ns()
+            began = (before + after) // 2 - (now - (value << 32 | self.low))
+            self.samples.append((self.waited, began - self.raised))
         else:
             self.samples = []
             threading.Thread(target=self.ask, daemon=True).start()
