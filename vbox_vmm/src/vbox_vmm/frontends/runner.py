@@ -4,8 +4,10 @@ The main thread only waits: for what the VM reports, for signals, for the time t
 may block (making the VM, power on, suspend, power off) runs on threads of its own, so that a plugin
 that does not return can be told about and left behind, and Ctrl-C always works.
 
-Traps: a signal handler may interrupt a thread that holds a lock, so handlers only put a word into a
-queue whose `put` is re-entrant.  A terminal in raw mode is restored by the driver at power off,
+Traps: a signal handler may interrupt a thread that holds a lock, so handlers only put a word into the
+mail.  Python calls its handlers on the main thread between two instructions: a signal that comes just
+before that thread begins to wait for a lock is not looked at until something else wakes it, so it waits
+for a pipe, which hears of signals by itself.  A terminal in raw mode is restored by the driver at power off,
 and when the process ends without it, by its guardian.
 """
 
@@ -13,13 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import queue
+import select
 import signal
 import sys
 import threading
 import time
 import traceback
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -94,10 +100,42 @@ class Run:
         return _Runner(self).execute()
 
 
+class Mail:
+    """What any thread, or a signal handler, has for the one that waits.  `descriptor` is for
+    `signal.set_wakeup_fd`."""
+
+    def __init__(self) -> None:
+        self._items: deque[Any] = deque()
+        self._bell, self.descriptor = os.pipe()
+        for end in (self._bell, self.descriptor):
+            os.set_blocking(end, False)
+            weakref.finalize(self, os.close, end)  # a thread that was left behind may still put
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+
+    def put(self, item: Any) -> None:
+        """Any thread, and signal handlers."""
+        self._items.append(item)
+        with contextlib.suppress(BlockingIOError):  # it is full: that wakes as well
+            os.write(self.descriptor, b"\0")
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The oldest item; waits for one, at most `timeout` seconds.  Raises queue.Empty."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._items:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise queue.Empty
+            self._poll.poll(None if timeout is None else math.ceil(left * 1000))
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._bell, 4096)
+        return self._items.popleft()
+
+
 class _Runner:
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.mail: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.mail = Mail()
         # Time counts from the guest's start; what comes before has at least the usual patience.
         self.deadline = None if run.timeout is None else time.monotonic() + max(run.timeout, PATIENCE)
         self.vm: Vm | None = None
@@ -331,6 +369,7 @@ class _Runner:
             yield
             return
         before = {}
+        woken = signal.set_wakeup_fd(self.mail.descriptor, warn_on_full_buffer=False)
         for number in (*_FATAL_SIGNALS, signal.SIGTSTP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, a background job of a script
                 before[number] = signal.signal(number, handler)
@@ -339,6 +378,7 @@ class _Runner:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
+            signal.set_wakeup_fd(woken)
 
 
 def _mendable(vm: Vm) -> str | None:
