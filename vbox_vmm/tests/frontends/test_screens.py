@@ -30,6 +30,13 @@ needs_firmware = pytest.mark.skipif(
 EXIT = ("--device", "isa-debug-exit", "--timeout", 100, "--clock", "warp")
 
 
+def _await_file(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.is_file():
+        assert time.monotonic() < end, f"{path.name} is not written"
+        time.sleep(0.1)
+
+
 def size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         assert image.format == "PNG"
@@ -202,8 +209,11 @@ def test_unmet_screen_says_what_it_shows_and_is_still_kept(process: Process, tmp
 @needs_firmware
 @pytest.mark.parametrize("end", ["script error", "signal"])
 def test_screenshot_is_made_however_the_run_ends(started: Started, tmp_path: Path, end: str) -> None:
-    picture = tmp_path / "x.png"
-    words = ["--expect-screen", "SeaBIOS", "--keys", "ä"] if end == "script error" else []
+    picture, live = tmp_path / "x.png", tmp_path / "live.png"
+    words = {
+        "script error": ["--expect-screen", "SeaBIOS", "--keys", "ä"],
+        "signal": ["--display", f"png:{live}"],
+    }[end]
     child = started(
         "run",
         "--timeout",
@@ -215,7 +225,7 @@ def test_screenshot_is_made_however_the_run_ends(started: Started, tmp_path: Pat
         stderr=subprocess.PIPE,
     )
     if end == "signal":
-        time.sleep(4)
+        _await_file(live)
         child.send_signal(signal.SIGTERM)
     _, errors = child.communicate(timeout=60)
 
@@ -226,10 +236,9 @@ def test_screenshot_is_made_however_the_run_ends(started: Started, tmp_path: Pat
 @needs_firmware
 def test_display_png_follows_the_screen(started: Started, tmp_path: Path) -> None:
     picture = tmp_path / "live.png"
-    child = started("run", "--display", f"png:{picture}", "--timeout", 60, stdin=subprocess.DEVNULL)
-    end = time.monotonic() + 40
-    while not picture.is_file() and time.monotonic() < end:
-        time.sleep(0.1)
+    child = started("run", "--display", f"png:{picture}", "--timeout", 100, stdin=subprocess.DEVNULL)
+
+    _await_file(picture)
 
     assert size(picture) == (720, 400)
     child.send_signal(signal.SIGINT)

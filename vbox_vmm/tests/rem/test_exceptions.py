@@ -212,7 +212,7 @@ def test_interrupt_withdrawn_at_acknowledge_is_not_taken(guest: Guest) -> None:
     assert (state.rip, guest.host.acknowledged) == (CODE + 4, 1)
 
 
-@pytest.mark.parametrize("answer", [ZeroDivisionError(), None, 0.5], ids=repr)
+@pytest.mark.parametrize("answer", [ZeroDivisionError(), None, 0.5, "1"], ids=repr)
 def test_interrupt_whose_acknowledge_fails_is_not_taken_and_told(guest: Guest, answer: object) -> None:
     def acknowledge() -> object:
         guest.rem.interrupt(False)
@@ -231,7 +231,7 @@ def test_interrupt_whose_acknowledge_fails_is_not_taken_and_told(guest: Guest, a
     assert (state.rip, told) == (CODE + 4, [wanted])
 
 
-@pytest.mark.parametrize("answer", [0x131, 1 << 70 | 0x31])
+@pytest.mark.parametrize("answer", [0x131, 1 << 100 | 0x31, 0x31 - 0x100])
 def test_interrupt_vector_is_taken_modulo_256(guest: Guest, answer: int) -> None:
     guest.long_mode(bytes.fromhex("fb 90 90 f4"))
     guest.host.vectors = [answer]
