@@ -15,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from vbox_pdm import Mmio, PdmError, Ports, hookimpl
 from vbox_pdm.dmaviews import SCRATCH, DmaHandle
-from vbox_pdm.engine import Exit
-from vbox_pdm.hookspecs import PROJECT, VmSpecs
+from vbox_pdm.engine import ALL_SIZES, Exit
+from vbox_pdm.hooks import MethodHooks
+from vbox_pdm.hookspecs import PROJECT, InstanceSpecs, VmSpecs
 from vbox_pdm.lines import Wires
 from vbox_pdm.tables import BAR, RegionTable, wrap_region
 from vbox_pdm.workers import WorkerThread
@@ -106,11 +107,23 @@ def test_claims_write_goes_to_whom_it_belongs() -> None:
     table.map(0xCF9, Ports("reset", 1, write=to("reset"), claims=1), owner("reset"))
     row = table.find(0xCF8)
     assert row is not None
-    row.write(0, 4, 0x80000000)
-    row.write(1, 1, 6)
-    row.write(0, 1, 9)
-    row.write(0, 2, 9)
+    for offset, size, value in ((0, 4, 0x80000000), (1, 1, 6), (0, 1, 9), (0, 2, 9)):
+        (row.write if size & row.direct else row.adapted_write)(offset, size, value)
     assert seen == [("address", 0, 4, 0x80000000), ("reset", 0, 1, 6)]
+
+
+@pytest.mark.parametrize(("first", "direct"), [(0xCF8, 4), (0xCF7, ALL_SIZES)])
+def test_claims_of_a_region_that_spans_the_row_reach_its_own_handler(first: int, direct: int) -> None:
+    table = RegionTable(Ports)
+    address = Ports("address", 4, stamp(0xA0A0A0A0), claims=4)
+    table.map(first, Ports("reset", 0xCFA - first, stamp(0x06), claims=1), owner("reset"))
+    table.map(0xCF8, address, owner("bridge"))
+    row = table.find(0xCF8)
+    assert row is not None
+    assert row.direct == direct
+    assert (row.read is address.read) is (direct == 4)
+    assert table_read(table, 0xCF8, 4) == 0xA0A0A0A0
+    assert table_read(table, 0xCF9, 1) == 0x06
 
 
 def test_blocked_range_hides_bars_and_shows_them_behind_it() -> None:
@@ -341,3 +354,32 @@ def test_worker_that_ignores_wake_is_left_behind() -> None:
     worker.start()
     assert not worker.halt(timeout=0.1)
     release.set()
+
+
+class Plain:
+    """A plugin with an attribute before it is registered, and one after."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def pdm_power_on(self) -> None:
+        self.calls += 1
+
+
+class Slotted:
+    __slots__ = ("calls",)
+    __init__ = Plain.__init__
+    pdm_power_on = Plain.pdm_power_on
+
+
+@pytest.mark.parametrize("kind", [Plain, Slotted, SimpleNamespace])
+def test_method_hooks_register_leaves_attributes_as_they_are(kind: Any) -> None:
+    plugin = kind()
+    if kind is SimpleNamespace:
+        plugin.calls, plugin.pdm_power_on = 0, lambda: setattr(plugin, "calls", plugin.calls + 1)
+    hooks = MethodHooks(InstanceSpecs, frozenset({"pdm_power_on"}))
+    hooks.register(plugin)
+    plugin.calls += 1
+    hooks.hook.pdm_power_on()
+    assert plugin.calls == 2
+    assert hooks.is_registered(plugin)

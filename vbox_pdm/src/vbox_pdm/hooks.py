@@ -6,6 +6,7 @@ names that are no hooks are passed over without a look at the attribute.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pluggy
@@ -29,6 +30,17 @@ class MethodHooks(pluggy.PluginManager):
         super().__init__(PROJECT)
         self.names = names
         self.add_hookspecs(specs)
+
+    def register(self, plugin: Any, name: str | None = None) -> str | None:
+        """As pluggy's, which asks `dir` of the plugin.  That makes its attributes a dict that shares its keys
+        with other instances, and CPython 3.11 and 3.12 cannot cache where an attribute lies in such a one:
+        each access then takes several times as long, for ever.  In a dict of its own it can."""
+        registered = super().register(plugin, name)
+        attributes = getattr(plugin, "__dict__", None)
+        if isinstance(attributes, dict):
+            with contextlib.suppress(AttributeError, TypeError):  # modules and the like keep theirs
+                plugin.__dict__ = {**attributes}
+        return registered
 
     def parse_hookspec_opts(self, module_or_class: Any, name: str) -> Any:
         if name not in self.names:

@@ -8,7 +8,7 @@ keeps mappings of higher rank out of a range, for RAM that lies before BARs.
 An access that lies wholly in one row goes to its handlers; any other is split into bytes, each
 looked up on its own.  Port regions that claim only some access sizes (`Ports.claims`) and overlap
 share one row, whose handlers pick by size; an access of a size that nobody claims at its first port
-is nobody's.
+is nobody's.  Sizes that one region claims over the whole row go straight to it.
 """
 
 from __future__ import annotations
@@ -242,11 +242,22 @@ class _Picker:
     def __init__(self, members: list[_Entry], first: int, end: int) -> None:
         self.members = members
         self.first = first
-        # The first member's owner stands for all in reports.
-        owner = next((entry.row.owner for entry in members if entry.row is not None), None)
-        self.row = Exit(
-            first, end - first, self.read, self.write, self.read, self.write, direct=ALL_SIZES, owner=owner
-        )
+        self.row = self._straight(end) or Exit(
+            # The first member's owner stands for all in reports.
+            first, end - first, self.read, self.write, self.read, self.write, direct=ALL_SIZES,
+            owner=next((entry.row.owner for entry in members if entry.row is not None), None),
+        )  # fmt: skip
+
+    def _straight(self, end: int) -> Exit | None:
+        """The row when a member spans it and is the first to claim some sizes: these need no picking."""
+        taken = 0
+        for entry in self.members:
+            if entry.row is not None and (entry.first, entry.end) == (self.first, end):
+                direct = entry.claims & entry.row.direct & ~taken
+                if direct:
+                    return evolve(entry.row, adapted_read=self.read, adapted_write=self.write, direct=direct)
+            taken |= entry.claims
+        return None
 
     def read(self, offset: int, size: int) -> int:
         address = self.first + offset
