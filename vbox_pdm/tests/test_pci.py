@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vbox_pdm import Capability, Mmio, Msi, MsiX, PciFunction, PciIdentity, Ports, RegistrationError, Rom
+from vbox_pdm import (
+    Capability,
+    Mmio,
+    Msi,
+    MsiX,
+    PciFunction,
+    PciIdentity,
+    Ports,
+    RegistrationError,
+    Rom,
+    StateError,
+)
 from vbox_pdm.pci import PciState
 
 IDENTITY = PciIdentity(0x8086, 0x2829, class_code=0x010601, revision=2, subsystem_vendor=0x1234, subsystem=5)
@@ -58,6 +70,49 @@ def with_bars() -> tuple[PciFunction, Host]:
     function.bar(2, Mmio("wide", 0x10000, prefetchable=True), wide=True)
     function.rom(Rom("firmware", bytes(3000)))
     return function, host
+
+
+# --- configuration space as memory
+
+
+@given(st.integers(0, 63), st.integers(0, 2**32 - 1))
+def test_dwords_follow_writes_sets_resets_and_loads(index: int, value: int) -> None:
+    function, _ = with_bars()
+    dwords, saved = function.dwords, function.save()
+
+    def same() -> bool:
+        return list(dwords) == [
+            sum(function.config_read(4 * at + byte, 1) << 8 * byte for byte in range(4)) for at in range(64)
+        ]
+
+    function.config_write(4 * index, 4, value)
+    assert same()
+    function.set_config(4 * index, value.to_bytes(4, "little"))
+    assert dwords[index] == value == function.config_read(4 * index, 4)
+    function.reset()
+    assert same()
+    function.set_config(4 * index, value.to_bytes(4, "little"))
+    function.load(saved)
+    assert same()
+    with pytest.raises(TypeError):
+        dwords[index] = value
+
+
+@pytest.mark.parametrize(("offset", "data"), [(255, b"ab"), (-1, b"a"), (256, b"a")])
+def test_registers_outside_of_configuration_space_are_refused(offset: int, data: bytes) -> None:
+    function, _ = make()
+    for change in (function.custom, function.set_config):
+        with pytest.raises(RegistrationError, match="256 bytes"):
+            change(offset, data)
+    assert len(function.save().config) == 256
+
+
+def test_load_of_a_space_of_another_size_is_refused() -> None:
+    function, _ = make()
+    before = function.save()
+    with pytest.raises(StateError, match="has 255 bytes, not 256"):
+        function.load(attrs.evolve(before, config=bytes(255)))
+    assert function.save() == before
 
 
 # --- header

@@ -71,6 +71,42 @@ def test_i440fx_identity_and_power_on_registers_follow_the_data_sheet() -> None:
         assert board.get(offset, size) == value, hex(offset)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(
+                st.integers(0, 2**32 - 1),
+                st.builds(
+                    lambda device, offset: ENABLE | device << 11 | offset,
+                    st.sampled_from([0, 1, 5, 6]),
+                    st.integers(0, 255),
+                ),
+            ),
+            st.sampled_from([(at, size) for size in (1, 2, 4) for at in range(5 - size)]),
+            st.one_of(st.none(), st.integers(0, 2**32 - 1)),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_i440fx_data_ports_show_the_function_that_the_address_names(
+    accesses: list[tuple[int, tuple[int, int], int | None]],
+) -> None:
+    bench = Board().bench
+    there = {(function.device, function.function): function for function in bench.pci_functions()}
+    for address, (at, size), value in accesses:
+        bench.port_write(0xCF8, 4, address)
+        named = there.get((address >> 11 & 31, address >> 8 & 7))
+        expected = (1 << 8 * size) - 1
+        if value is not None and address >> 11 & 31:  # the bridge itself might reset the machine
+            bench.port_write(0xCFC + at, size, value & expected)
+        if named is not None and address >> 16 & 0x80FF == 0x8000:
+            register = (address & 0xFC) + at
+            expected = sum(named.config_read(register + byte, 1) << 8 * byte for byte in range(size))
+        assert bench.port_read(0xCFC + at, size) == expected, hex(address)
+
+
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_i440fx_address_register_keeps_defined_bits(value: int) -> None:

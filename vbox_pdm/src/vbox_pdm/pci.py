@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from attrs import define, field, frozen
 
-from vbox_pdm.errors import RegistrationError
+from vbox_pdm.errors import RegistrationError, StateError
 from vbox_pdm.regions import Mmio, Ports, Ram, Rom
 from vbox_pdm.state import State
 
 if TYPE_CHECKING:
     from vbox_pdm.helpers import Dma, Mapping
 
+SPACE = 256
+"""Bytes of a function's configuration space."""
 VENDOR, COMMAND, STATUS, REVISION = 0x00, 0x04, 0x06, 0x08
 HEADER_TYPE, BAR0, SUBSYSTEM, ROM_BAR = 0x0E, 0x10, 0x2C, 0x30
 CAPABILITIES, INTERRUPT_LINE, INTERRUPT_PIN = 0x34, 0x3C, 0x3D
@@ -134,7 +136,10 @@ class _Bar:
 
 
 class PciFunction:
-    """One function.  `device` and `function` are its address on bus 0, `name` its owner's."""
+    """One function.  `device` and `function` are its address on bus 0, `name` its owner's.
+
+    `dwords` is its configuration space as a guest reads it, 64 of 32 bits, read only: the same memory as
+    long as the function is there, so that a host bridge need not call for each access."""
 
     def __init__(
         self, host: PciHost, identity: PciIdentity, capabilities: Sequence[AnyCapability],
@@ -145,10 +150,11 @@ class PciFunction:
         self.function = function
         self.name = name
         self._host = host
-        self._config = bytearray(256)
-        self._mask = bytearray(256)
-        self._w1c = bytearray(256)
-        self._initial = bytearray(256)
+        self._config = bytearray(SPACE)
+        self.dwords = memoryview(self._config).toreadonly().cast("I")
+        self._mask = bytearray(SPACE)
+        self._w1c = bytearray(SPACE)
+        self._initial = bytearray(SPACE)
         self._bars: dict[int, _Bar] = {}
         self._changed: list[tuple[int, int, Callable[[int, int], None]]] = []
         self._level = False
@@ -199,6 +205,7 @@ class PciFunction:
     ) -> None:  # fmt: skip
         """Device-specific registers at `offset`: reset values, writable bits, bits cleared by ones;
         `changed(offset, size)` follows a write that touches them."""
+        self._check(offset, max(len(reset), len(mask), len(w1c)))
         end = offset + len(reset)
         self._initial[offset:end] = reset
         self._config[offset:end] = reset
@@ -211,6 +218,8 @@ class PciFunction:
 
     def config_read(self, offset: int, size: int) -> int:
         """`size` is 1, 2 or 4; 0 <= offset and offset + size <= 256."""
+        if size == 4 and not offset & 3:
+            return self.dwords[offset >> 2]
         return int.from_bytes(self._config[offset : offset + size], "little")
 
     def config_write(self, offset: int, size: int, value: int) -> None:
@@ -235,6 +244,7 @@ class PciFunction:
 
     def set_config(self, offset: int, data: bytes) -> None:
         """The device itself changes bytes, read-only ones too."""
+        self._check(offset, len(data))
         self._config[offset : offset + len(data)] = data
 
     @property
@@ -317,6 +327,11 @@ class PciFunction:
 
     def load(self, state: PciState) -> None:
         """Take over a state: BARs are mapped accordingly, no interrupt is raised."""
+        if len(state.config) != SPACE:
+            raise StateError(
+                "VERR_SSM_UNEXPECTED_DATA",
+                f"The saved configuration space of {self.name} has {len(state.config)} bytes, not {SPACE}",
+            )
         self._config[:] = state.config
         self._level = state.level
         self._msi_pending = state.msi_pending
@@ -332,6 +347,14 @@ class PciFunction:
         return self._driven
 
     # --- machinery
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or offset + length > SPACE:
+            raise RegistrationError(
+                "VERR_INVALID_PARAMETER",
+                f"{self.name}: {length} bytes at {offset:#x} are not in configuration space",
+                f"It has {SPACE} bytes",
+            )
 
     def _header(self) -> None:
         who = self.identity
@@ -366,7 +389,7 @@ class PciFunction:
         else:
             number, data, mask = capability.capability_id, capability.data, capability.mask
         at = self._next_capability if capability.at is None else capability.at
-        if at & 3 or at < 0x40 or at + 2 + len(data) > 256:
+        if at & 3 or at < 0x40 or at + 2 + len(data) > SPACE:
             raise RegistrationError(
                 "VERR_INVALID_PARAMETER",
                 f"{self.name}: a capability of {len(data)} bytes does not fit at {at:#x}",

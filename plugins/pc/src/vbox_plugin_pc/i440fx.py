@@ -26,7 +26,6 @@ from vbox_pdm import (
     DeviceClass,
     DeviceType,
     NoConfig,
-    PciFunction,
     PciIdentity,
     Ports,
     Reg8,
@@ -42,6 +41,10 @@ from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformanc
 
 ADDRESS_BITS = 0x80FFFFFC
 ENABLE = 1 << 31
+BUS_0 = ENABLE >> 16
+"""Bits 16 to 31 of the address of anybody."""
+MASTER_ABORT = memoryview(b"\xff" * 256).cast("I")
+"""The configuration space that nobody has."""
 PAM, SMRAM, TRC = 0x59, 0x72, 0x93
 D_OPEN, D_CLS, D_LCK, G_SMRAME = 0x40, 0x20, 0x10, 0x08
 TRC_HARD, TRC_RESET = 2, 4
@@ -136,11 +139,11 @@ class I440fx(Device[NoConfig]):
 
     def pdm_construct(self) -> None:
         helpers = self.helpers
-        self.address = 0
         self.pam = bytes(7)
         self.smram = 0x02
         self.turbo_reset = 0
         self.bus = helpers.provide_pci_bus()
+        self._select(0)
         self.pci = helpers.pci(PciIdentity(0x8086, 0x1237, class_code=0x060000, revision=2, pin=0), device=0)
         changed = {PAM: self._pam_changed, SMRAM: self._smram_changed, TRC: self._trc_changed}
         for offset, reset, mask, w1c in _CONFIGURATION:
@@ -153,7 +156,7 @@ class I440fx(Device[NoConfig]):
         helpers.map_ports(0xCFC, Ports("data", 4, self.read_data, self.write_data, registers=DataRegisters))
 
     def pdm_reset(self) -> None:
-        self.address = 0
+        self._select(0)
         self.pam = bytes(7)
         self.pci.set_config(PAM, self.pam)
         self._shadow_all()
@@ -169,28 +172,29 @@ class I440fx(Device[NoConfig]):
 
     def write_address(self, offset: int, size: int, value: int) -> None:
         """CF8, a dword."""
-        self.address = value & ADDRESS_BITS
+        self._select(value & ADDRESS_BITS)
 
     def read_data(self, offset: int, size: int) -> int:
         """CFC..CFF."""
-        address = self.address
-        function = self._function(address)
-        if function is None:
-            return (1 << (8 * size)) - 1
-        return function.config_read((address & 0xFC) + offset, size)
+        value = self._dwords[self._register]
+        return value if size == 4 else value >> 8 * offset & (1 << 8 * size) - 1
 
     def write_data(self, offset: int, size: int, value: int) -> None:
         """CFC..CFF."""
-        address = self.address
-        function = self._function(address)
-        if function is not None:
-            function.config_write((address & 0xFC) + offset, size, value)
+        if self._function is not None:
+            self._function.config_write(4 * self._register + offset, size, value)
 
-    def _function(self, address: int) -> PciFunction | None:
-        """Who is addressed; only bus 0 exists."""
-        if address >> 16 != ENABLE >> 16:
-            return None
-        return self.bus.function(address >> 11 & 0x1F, address >> 8 & 7)
+    def _select(self, address: int) -> None:
+        """Look up who is addressed, once for all accesses; only bus 0 exists.  Functions come before power
+        on and stay."""
+        self.address = address
+        self._register = (address & 0xFC) >> 2
+        function = None
+        if address >> 16 == BUS_0:
+            at = address & 0xFFFF
+            function = self.bus.function(at >> 11, at >> 8 & 7)
+        self._function = function
+        self._dwords = MASTER_ABORT if function is None else function.dwords
 
     # --- configuration registers that do something
 
@@ -242,7 +246,7 @@ class I440fx(Device[NoConfig]):
         return I440fxState(address=self.address, pam=self.pam, smram=self.smram, turbo_reset=self.turbo_reset)
 
     def pdm_load(self, state: I440fxState) -> None:
-        self.address = state.address
+        self._select(state.address)
         self.pam = state.pam
         self._shadow_all()
         opened = (self.smram | state.smram) & D_OPEN
