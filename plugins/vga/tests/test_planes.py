@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vga_card import MODES, Card
 
-from vbox_plugin_vga.planes import Planes
+from vbox_plugin_vga.planes import PLANE, Planes
 
 VRAM = 1 << 20
 CONTENT = random.Random(5).randbytes(0x40000)
@@ -182,6 +183,53 @@ def test_planes_any_registers_behave_as_the_plain_model(start: int, script: list
     assert not any(pair.memory[0x40000:0x40100])
 
 
+@settings(max_examples=100, deadline=None)
+@given(beginnings, st.integers(0, 3), st.lists(st.one_of(registers, accesses, accesses), max_size=30))
+def test_planes_a_planar_dispi_mode_is_the_plain_model_at_a_bank(
+    start: int, bank: int, script: list[Any]
+) -> None:
+    class Banked(Pair):
+        def configure(self) -> None:
+            # Chain 4, odd/even and the memory map of the VGA's registers have no say.
+            sr, gr = bytes(self.model.sr), bytes(self.model.gr)
+            self.planes.configure(sr, gr, True, 4, bank)
+            self.model.sr[4], self.model.gr[6] = 4, 4
+            self.model.gr[5] &= ~0x10
+
+    pair = Banked(start)
+    pair.memory[:] = bytes(VRAM)
+    pair.memory[bank << 18 : bank + 1 << 18] = CONTENT
+    for operation in script:
+        pair.apply(operation)
+    assert pair.memory[bank << 18 : bank + 1 << 18] == interleaved(pair.model)
+    assert VRAM - pair.memory.count(0) == 0x40000 - interleaved(pair.model).count(0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(beginnings, st.integers(0, 15), st.lists(st.one_of(registers, accesses), max_size=20))
+def test_planes_a_dispi_mode_of_bytes_is_vram_at_a_bank(start: int, bank: int, script: list[Any]) -> None:
+    pair, mode = Pair(start), MODES[start]
+    expected = bytearray(pair.memory)
+    pair.planes.configure(b"\0" + mode.sequencer, mode.graphics, True, 8, bank)
+    for operation in script:
+        match operation:
+            case ("gr", 8, value):
+                pair.planes.set_bit_mask(value)
+            case ("write", offset, (size, value)):
+                offset = min(offset, 0x20000 - size)
+                value &= (1 << 8 * size) - 1
+                pair.planes.write(offset, size, value)
+                end = max(offset, min(offset + size, PLANE))
+                at = (bank << 16) + offset
+                expected[at : at + end - offset] = value.to_bytes(size, "little")[: end - offset]
+            case ("read", offset, size):
+                offset = min(offset, 0x20000 - size)
+                end = max(offset, min(offset + size, PLANE))
+                there = expected[(bank << 16) + offset : (bank << 16) + end].ljust(size, b"\xff")
+                assert pair.planes.read(offset, size) == int.from_bytes(there, "little")
+    assert pair.memory == expected
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 3),
@@ -206,6 +254,23 @@ def test_planes_each_write_mode_combines_latches_as_the_plain_model(
     pair.apply(("gr", 5, mode))
     for operation in script:
         pair.apply(operation)
+    assert pair.memory[:0x40000] == interleaved(pair.model)
+
+
+@pytest.mark.parametrize("map_mask", [3, 15])
+@pytest.mark.parametrize("sequencer", [0, 4, 8])
+def test_planes_each_layout_stores_and_loads_as_the_plain_model(sequencer: int, map_mask: int) -> None:
+    pair = Pair(0x12)
+    pair.apply(("sr", 2, map_mask))
+    pair.apply(("sr", 4, sequencer))
+    chance = random.Random(sequencer + map_mask)
+    for window, reading, plane in itertools.product(range(0, 16, 2), (0, 8, 0x10), range(4)):
+        for index, value in ((6, window), (5, reading), (4, plane)):
+            pair.apply(("gr", index, value))
+        for offset, size in ((4, 1), (5, 1), (6, 2), (5, 2), (8, 4), (6, 4), (16, 8)):
+            pair.apply(("write", pair.planes.low + offset, (size, chance.getrandbits(64))))
+            pair.apply(("read", pair.planes.low + offset, size))
+        pair.apply(("read", 0xFFFE, 4))
     assert pair.memory[:0x40000] == interleaved(pair.model)
 
 

@@ -25,7 +25,14 @@ Traps
 - Write mode 1 ignores rotation, function and bit mask, but not the map mask.
 - Colour compare (read mode 1) with no plane cared for answers all ones.
 
-Guests scroll by moving thousands of words: in an ordinary text mode a store is one store into VRAM.
+What the registers say is resolved when they change.  Four things make up nearly all traffic, and have a path
+of their own in `read` and `write`:
+
+* a byte to all planes alike, and a byte from one plane, at the planar address that is the offset;
+* a byte of an ordinary text mode or of chain 4, which is a byte of VRAM, and several of them at once;
+* the bytes of a DISPI mode.
+
+Everything else is put together from bytes by `put` and `get`.
 """
 
 from __future__ import annotations
@@ -43,16 +50,40 @@ _MAPS = ((0, 0x20000), (0, 0x10000), (0x10000, 0x18000), (0x18000, 0x20000))
 
 EXPAND = tuple(sum(0xFF << 8 * p for p in range(4) if nibble >> p & 1) for nibble in range(16))
 """All bits of the planes whose bits are set."""
-_REPEAT = 0x01010101
 _ALL = 0xFFFFFFFF
 _EVEN, _ODD = EXPAND[0b0101], EXPAND[0b1010]
+_REPEATED = tuple(byte * 0x01010101 for byte in range(256))
+_ROTATED = tuple(
+    tuple(_REPEATED[(byte >> count | byte << 8 - count) & 0xFF] for byte in range(256)) for count in range(8)
+)
+"""By rotation and byte: the byte in each plane."""
+_COLOURS = EXPAND * 16
+"""By byte: the planes that its low bits name."""
 
 
 class Planes:
     """The memory as the CPU sees it through the window.  `offset` counts from 0xA0000.
 
-    `listening` is set by whoever wants to hear of the next store by `stored`; it stays the owner's."""
+    `listening` is set by whoever wants to hear of the next store by `stored`; it stays the owner's.  `latch`
+    holds the four latches, plane 0 in the low byte.  The window is `low` <= offset < `high`."""
 
+    __slots__ = (
+        "_care", "_chain4", "_compare", "_copies", "_fixed", "_fold", "_from_cpu", "_from_set", "_function",
+        "_held", "_loads", "_map_mask", "_may_copy", "_may_pack", "_odd_even", "_odd_even_read",
+        "_read_plane", "_set_reset", "_shift", "_source", "_taken", "_unit_read", "_unit_write", "_wanted",
+        "_whole", "_write_mode", "bank", "bytes", "dwords", "high", "latch", "linear", "listening", "low",
+        "stored", "words",
+    )  # fmt: skip
+    _whole: memoryview[int] | None
+    """VRAM by planar address, where that is the offset in the window; None where it is not."""
+    _loads: memoryview[int] | None
+    """The same where, besides, a load gives a byte of one plane, always the same."""
+    _copies: bool
+    """Whether, besides, a store changes all planes, whatever they and the latches hold."""
+    _unit_read: int
+    _unit_write: int
+    """How many bytes lie at a planar address as at VRAM's: 2 where characters and attributes do, 4 for
+    chain 4, one address in as many being used; 0 where a store is not just that or a load not one byte."""
     transient = frozenset({"bytes", "words", "dwords"})
     """VRAM: the host saves it, and a reset leaves it alone."""
 
@@ -67,58 +98,70 @@ class Planes:
 
     def release(self) -> None:
         """Let go of VRAM; no access may follow."""
+        self._whole = None
+        self._loads = None
         self.words.release()
         self.dwords.release()
 
     def configure(self, sequencer: bytes, graphics: bytes, enabled: bool, linear: int, bank: int) -> None:
         """Take over registers.  `enabled`: whether the window answers at all; `linear` is 8 and more
         in a DISPI mode of so many bits, 4 in a planar one, else 0; `bank` in units of 64 KiB."""
-        mode, memory = graphics[5], sequencer[4]
+        mode, memory, mask = graphics[5], sequencer[4], sequencer[2] & 15
         number = graphics[6] >> 2 & 3
         self.low, self.high = _MAPS[number] if not linear else _MAPS[1]
         if not enabled:
             self.low = self.high = 0
         self.bank = bank * PLANE
         self.linear = linear >= 8
-        self.wide = number == 0 and not linear
-        self.chain4 = bool(memory & CHAIN4) and not linear
-        self.odd_even = not memory & (ODD_EVEN_OFF | CHAIN4) and not linear
-        self.odd_even_read = bool(mode & READ_ODD_EVEN) and not self.chain4 and not linear
-        self.fold = bool(graphics[6] & CHAIN_ODD_EVEN) and not self.chain4 and not linear
-        self.mask = EXPAND[sequencer[2] & 15]
-        self.write_mode = mode & 3
-        self.compare = bool(mode & READ_COMPARE)
+        vga = not linear
+        self._chain4 = bool(memory & CHAIN4) and vga
+        self._odd_even = not memory & (ODD_EVEN_OFF | CHAIN4) and vga
+        self._odd_even_read = bool(mode & READ_ODD_EVEN) and not self._chain4 and vga
+        self._fold = bool(graphics[6] & CHAIN_ODD_EVEN) and not self._chain4 and vga
+        self._map_mask = EXPAND[mask]
+        self._write_mode = mode & 3
+        self._function = graphics[3] >> 3 & 3
+        self._source = _ROTATED[graphics[3] & 7] if self._write_mode != 2 else _COLOURS
+        self._set_reset = EXPAND[graphics[0] & 15]
         enabled_planes = EXPAND[graphics[1] & 15]
-        self.set_reset = EXPAND[graphics[0] & 15]
-        self.from_cpu = _REPEAT * 0xFF & ~enabled_planes
-        self.from_set = self.set_reset & enabled_planes
-        self.rotate = graphics[3] & 7
-        self.function = graphics[3] >> 3 & 3
-        self.wanted = EXPAND[graphics[2] & 15]
-        self.care = EXPAND[graphics[7] & 15]
-        self.read_plane = graphics[4] & 3
-        plain = not linear and self.write_mode == 0 and not self.rotate and not self.function
-        inside = not self.wide and self.low < self.high
-        # Character and attribute at even planar addresses of planes 0 and 1, and nothing in between.
-        self._text_plain = (
-            plain
-            and self.odd_even
-            and self.fold
-            and inside
-            and sequencer[2] & 15 == 3
-            and not graphics[1] & 3
-        )
-        self._chain4_plain = plain and self.chain4 and sequencer[2] & 15 == 15 and not graphics[1] & 15
-        self.text_read = (
-            inside and self.fold and self.odd_even_read and not self.compare and not self.read_plane & 2
-        )
+        self._from_cpu, self._from_set = _ALL, 0
+        if self._write_mode == 0:
+            self._from_cpu, self._from_set = enabled_planes ^ _ALL, enabled_planes & self._set_reset
+        self._compare = bool(mode & READ_COMPARE)
+        self._wanted = EXPAND[graphics[2] & 15]
+        self._care = EXPAND[graphics[7] & 15]
+        self._read_plane = graphics[4] & 3
+        self._shift = 8 * self._read_plane
+
+        # Which accesses have a path of their own; bit 16 of the address plays a part in none of them.
+        inside = self.low < self.high and not (vga and number == 0)
+        flat = inside and not (self.low or self.linear or self._chain4 or self._odd_even or self._fold)
+        self._whole = self.dwords[self.bank : self.bank + PLANE] if flat else None
+        one_plane = not self._compare and not self._odd_even_read
+        self._loads = self._whole if one_plane else None
+        straight = not self._function and not self._write_mode & 1 and self._from_cpu == _ALL
+        self._may_copy = flat and straight and mask == 15
+        unchanged = inside and not (self._function or self._write_mode or graphics[3] & 7)
+        text = self._odd_even and self._fold and mask == 3 and not graphics[1] & 3
+        packed = self._chain4 and mask == 15 and not graphics[1] & 15
+        self._may_pack = (2 if text else 4 if packed else 0) if unchanged else 0
+        self._unit_read = 0
+        if inside and not self._compare:
+            if self._chain4:
+                self._unit_read = 4
+            elif self._odd_even_read and self._fold and not self._read_plane & 2:
+                self._unit_read = 2
         self.set_bit_mask(graphics[8])
 
     def set_bit_mask(self, value: int) -> None:
         """Take over GR8 alone."""
-        self.bits = value * _REPEAT
-        self.text_write = value == 0xFF and self._text_plain
-        self.chain4_write = value == 0xFF and self._chain4_plain
+        bits = _REPEATED[value]
+        self._held = bits ^ _ALL
+        self._taken = bits & self._from_cpu
+        self._fixed = bits & self._from_set
+        every = value == 0xFF
+        self._copies = every and self._may_copy
+        self._unit_write = self._may_pack if every else 0
 
     # --- the window
 
@@ -126,116 +169,149 @@ class Planes:
         """A store of 1, 2, 4 or 8 bytes; dropped outside of the window that GR6 chooses."""
         if self.listening:
             self.stored()
-        if self.text_write and self.low <= offset < self.high:
+        if size == 1:
+            whole = self._whole
+            if whole is not None:
+                try:
+                    if self._copies:
+                        whole[offset] = self._source[value]
+                        return
+                    word, mask = self._combined(value), self._map_mask
+                    whole[offset] = word if mask == _ALL else word & mask | whole[offset] & ~mask
+                except IndexError:
+                    pass  # above the window
+            elif self.low <= offset < self.high:
+                at, unit = offset - self.low, self._unit_write
+                if unit:
+                    self.bytes[(at & -unit) << 2 | at & unit - 1] = value
+                else:
+                    self.put(at, value)
+            return
+        if size == self._unit_write and self.low <= offset < self.high and not offset & size - 1:
             at = offset - self.low
             if size == 2:
-                if not at & 1:
-                    self.words[at << 1] = value
-                    return
-            elif size == 1:
-                self.bytes[(at & ~1) << 2 | at & 1] = value
+                self.words[at << 1] = value
+            else:
+                self.dwords[at] = value
+            return
+        self._write_wide(offset, size, value)
+
+    def _write_wide(self, offset: int, size: int, value: int) -> None:
+        """A store of several bytes that is not one store into VRAM."""
+        if self.low <= offset <= self.high - size:
+            at = offset - self.low
+            if self.linear:
+                at += self.bank
+                self.bytes[at : at + size] = value.to_bytes(size, "little")
                 return
-            elif not at & size - 1:
+            if self._copies and self._whole is not None:
+                for index in range(at, at + size):
+                    self._whole[index] = self._source[value & 0xFF]
+                    value >>= 8
+                return
+            if self._unit_write == 2 and not at & 1:
                 for index in range(at << 1, at + size << 1, 4):
                     self.words[index] = value & 0xFFFF
                     value >>= 16
                 return
-        elif self.linear and size <= self.high - offset:
-            at = self.bank + offset
-            self.bytes[at : at + size] = value.to_bytes(size, "little")
-            return
-        elif size == 4 and self.chain4_write and self.low <= offset < self.high and not offset & 3:
-            at = offset - self.low
-            self.dwords[at & 0xFFFC | at >> 16] = value
-            return
-        for at in range(offset - self.low, offset - self.low + size):
-            if 0 <= at < self.high - self.low:
-                self.put(at, value & 0xFF)
+        for at in range(offset, offset + size):
+            self.write(at, 1, value & 0xFF)
             value >>= 8
 
     def read(self, offset: int, size: int) -> int:
         """A load of 1, 2, 4 or 8 bytes; all ones outside of the window."""
-        if self.text_read and self.low <= offset < self.high:
+        if size == 1:
+            loads = self._loads
+            if loads is not None:
+                try:
+                    self.latch = latch = loads[offset]
+                except IndexError:
+                    return 0xFF  # above the window
+                return latch >> self._shift & 0xFF
+            if not self.low <= offset < self.high:
+                return 0xFF
+            at, unit = offset - self.low, self._unit_read
+            if not unit:
+                return self.get(at)
+            self.latch = latch = self.dwords[at & -unit]
+            return latch >> 8 * (at & unit - 1) & 0xFF
+        if size == self._unit_read and self.low <= offset < self.high and not offset & size - 1:
+            self.latch = latch = self.dwords[offset - self.low]
+            return latch & 0xFFFF if size == 2 else latch
+        return self._read_wide(offset, size)
+
+    def _read_wide(self, offset: int, size: int) -> int:
+        """A load of several bytes that is not one load from VRAM."""
+        value = latch = 0
+        if self.low <= offset <= self.high - size:
             at = offset - self.low
-            if size == 2:
-                if not at & 1:
-                    self.latch = cell = self.dwords[at]
-                    return cell & 0xFFFF
-            elif size == 1:
-                self.latch = cell = self.dwords[at & ~1]
-                return cell >> 8 & 0xFF if at & 1 else cell & 0xFF
-            elif not at & size - 1:
-                value = 0
-                for step in range(0, size, 2):
-                    cell = self.dwords[at + step]
-                    value |= (cell & 0xFFFF) << 8 * step
-                self.latch = cell
+            if self.linear:
+                at += self.bank
+                return int.from_bytes(self.bytes[at : at + size], "little")
+            if self._loads is not None:
+                for step in range(size):
+                    latch = self._loads[at + step]
+                    value |= (latch >> self._shift & 0xFF) << 8 * step
+                self.latch = latch
                 return value
-        elif self.linear and size <= self.high - offset:
-            at = self.bank + offset
-            return int.from_bytes(self.bytes[at : at + size], "little")
-        value = 0
-        first = offset - self.low
-        for index in range(size):
-            inside = 0 <= first + index < self.high - self.low
-            value |= (self.get(first + index) if inside else 0xFF) << 8 * index
+            if self._unit_read == 2 and not at & 1:
+                for step in range(0, size, 2):
+                    latch = self.dwords[at + step]
+                    value |= (latch & 0xFFFF) << 8 * step
+                self.latch = latch
+                return value
+        for step in range(size):
+            value |= self.read(offset + step, 1) << 8 * step
         return value
 
     # --- one byte, `at` counts from the beginning of the window
 
     def put(self, at: int, byte: int) -> None:
         """Store a byte as the registers say."""
-        mask = self.mask
-        if self.chain4:
-            mask &= 0xFF << 8 * (at & 3)
-            address = at & 0xFFFC | at >> 16
-        elif self.linear:
+        if self.linear:
             self.bytes[self.bank + at] = byte
             return
+        mask = self._map_mask
+        if self._chain4:
+            mask &= 0xFF << 8 * (at & 3)
+            address = at & 0xFFFC | at >> 16
         else:
-            if self.odd_even:
+            if self._odd_even:
                 mask &= _ODD if at & 1 else _EVEN
-            address = (at & 0xFFFE | at >> 16 if self.fold else at & 0xFFFF) + self.bank
-        latch = self.latch
-        if self.write_mode == 1:
-            value = latch
+            address = (at & 0xFFFE | at >> 16 if self._fold else at & 0xFFFF) + self.bank
+        word = self._combined(byte)
+        self.dwords[address] = word if mask == _ALL else word & mask | self.dwords[address] & ~mask
+
+    def _combined(self, byte: int) -> int:
+        """What write mode, function and bit mask make of a byte and the latches, for all planes."""
+        mode, latch = self._write_mode, self.latch
+        if mode == 1:
+            return latch
+        value = self._source[byte] & self._taken
+        if mode == 3:
+            value, held = value & self._set_reset, value ^ _ALL
         else:
-            bits = self.bits
-            if self.write_mode == 0:
-                if self.rotate:
-                    byte = (byte >> self.rotate | byte << 8 - self.rotate) & 0xFF
-                value = byte * _REPEAT & self.from_cpu | self.from_set
-            elif self.write_mode == 2:
-                value = EXPAND[byte & 15]
-            else:
-                bits &= ((byte >> self.rotate | byte << 8 - self.rotate) & 0xFF) * _REPEAT
-                value = self.set_reset
-            if self.function:
-                if self.function == 1:
-                    value &= latch
-                elif self.function == 2:
-                    value |= latch
-                else:
-                    value ^= latch
-            if bits != _ALL:
-                value = value & bits | latch & ~bits
-        if mask != _ALL:
-            value = value & mask | self.dwords[address] & ~mask
-        self.dwords[address] = value
+            value, held = value | self._fixed, self._held
+        function = self._function
+        if not function:
+            return value | latch & held
+        if function == 1:
+            return (value | held) & latch
+        return value | latch if function == 2 else value ^ latch
 
     def get(self, at: int) -> int:
         """Load a byte as the registers say."""
-        if self.chain4:
+        if self.linear:
+            return self.bytes[self.bank + at]
+        if self._chain4:
             plane = at & 3
             address = at & 0xFFFC | at >> 16
-        elif self.linear:
-            return self.bytes[self.bank + at]
         else:
-            plane = self.read_plane & 2 | at & 1 if self.odd_even_read else self.read_plane
-            address = (at & 0xFFFE | at >> 16 if self.fold else at & 0xFFFF) + self.bank
+            plane = self._read_plane & 2 | at & 1 if self._odd_even_read else self._read_plane
+            address = (at & 0xFFFE | at >> 16 if self._fold else at & 0xFFFF) + self.bank
         self.latch = latch = self.dwords[address]
-        if self.compare:
-            differ = (latch ^ self.wanted) & self.care
+        if self._compare:
+            differ = (latch ^ self._wanted) & self._care
             differ |= differ >> 16
             return ~(differ | differ >> 8) & 0xFF
         return latch >> 8 * plane & 0xFF
