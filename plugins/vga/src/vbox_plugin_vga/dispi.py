@@ -25,6 +25,8 @@ from __future__ import annotations
 from attrs import frozen
 
 from vbox_pdm import State
+from vbox_plugin_vga.geometry import SYNC_ON
+from vbox_plugin_vga.registers import GRAPHICS, LINE_COMPARE8, PROTECT, SHIFT256, SHIFT_PAIRS
 
 ID, XRES, YRES, BPP, ENABLE, BANK = range(6)
 VIRT_WIDTH, VIRT_HEIGHT, X_OFFSET, Y_OFFSET, VIDEO_MEMORY, FB_BASE_HIGH = range(6, 12)
@@ -153,6 +155,31 @@ class Dispi:
         registers[VIRT_WIDTH] = max(registers[VIRT_WIDTH], width)
         self._fit()
         return True, 0 if value & NOCLEARMEM else self.pitch(registers[VIRT_WIDTH]) * height
+
+    def program_vga(
+        self, sequencer: bytearray, graphics: bytearray, crtc: bytearray, attribute: bytearray
+    ) -> None:
+        """The VGA's registers as after setting a graphics mode of that size, for whoever reads them."""
+        values, planar = self.registers, self.depth == 4
+        width, last = values[XRES], values[YRES] - 1
+        graphics[6] = graphics[6] & ~0x0E | 0x04 | GRAPHICS
+        graphics[5] = graphics[5] & ~(SHIFT256 | SHIFT_PAIRS | 0x13)
+        graphics[3] = 0
+        graphics[8] = 0xFF
+        sequencer[2] = 0x0F
+        sequencer[4] = 0x06 if planar else 0x0E
+        if not planar:
+            graphics[5] |= SHIFT256
+        attribute[0x10] |= 1
+        crtc[0x11] &= ~PROTECT
+        crtc[0x17] |= SYNC_ON | 3
+        crtc[0x01] = max(0, width // 8 - 1) & 0xFF
+        crtc[0x13] = self.pitch(values[VIRT_WIDTH]) >> 3 & 0xFF
+        crtc[0x12] = last & 0xFF
+        crtc[0x07] = crtc[7] & ~0x42 | last >> 7 & 2 | last >> 3 & 0x40 | LINE_COMPARE8
+        crtc[0x09] = crtc[9] & ~0x9F | 0x40
+        crtc[0x18] = 0xFF
+        crtc[0x0C] = crtc[0x0D] = 0
 
     def _fit(self) -> None:
         """Virtual size and offsets such that all that is visible lies in VRAM."""

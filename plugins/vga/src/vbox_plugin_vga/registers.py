@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from vbox_pdm import Reg8, Reg16, RegisterMap
 
+GRAPHICS = 1  # GR6
+SHIFT_PAIRS, SHIFT256 = 0x20, 0x40  # GR5
+PROTECT, LINE_COMPARE8 = 0x80, 0x10  # CR11, CR7
+
 
 class Sequencer(RegisterMap):
     """SR0 to SR7."""

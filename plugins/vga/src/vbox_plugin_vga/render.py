@@ -18,12 +18,11 @@ from attrs import frozen
 from vbox_pdm import Picture, TextScreen
 from vbox_plugin_vga.dispi import VIRT_WIDTH, X_OFFSET, XRES, Y_OFFSET, YRES, Dispi
 from vbox_plugin_vga.geometry import SYNC_ON, Frame, frame
+from vbox_plugin_vga.registers import GRAPHICS, SHIFT256, SHIFT_PAIRS
 
 MOST_PIXELS = 1 << 25
-GRAPHICS = 1  # GR6
 PAS = 0x20  # attribute index
 SCREEN_OFF = 0x20  # SR1
-SHIFT_PAIRS, SHIFT256 = 0x20, 0x40  # GR5
 LINE_GRAPHICS, BLINK, P54S = 0x04, 0x08, 0x80  # AR10
 CURSOR_OFF = 0x20  # CR0A
 FONT_HEIGHT = 32

@@ -56,10 +56,12 @@ from vbox_pdm import (
 )
 from vbox_plugin_vga import render
 from vbox_plugin_vga.dac import Dac
-from vbox_plugin_vga.dispi import BANK, DAC8, ENABLE, VIRT_WIDTH, XRES, YRES, Dispi
-from vbox_plugin_vga.geometry import SYNC_ON, Timing, timing
+from vbox_plugin_vga.dispi import BANK, DAC8, ENABLE, Dispi
+from vbox_plugin_vga.geometry import Timing, timing
 from vbox_plugin_vga.planes import WINDOW, WINDOW_SIZE, Planes
 from vbox_plugin_vga.registers import (
+    LINE_COMPARE8,
+    PROTECT,
     AttributeController,
     CrtController,
     CrtcPorts,
@@ -82,7 +84,6 @@ ROM_MOST = 128 * 1024
 LOOK_AGAIN = 1_000_000_000 // 30
 """ns: how soon a screen looks again while the guest may draw without being seen."""
 MISC_COLOUR, MISC_RAM = 1, 2
-PROTECT, LINE_COMPARE8 = 0x80, 0x10  # CR11, CR7
 MISC_BITS, FEATURE_BITS = 0xEF, 0x0B
 _SENSE_LEVEL = 0x4E
 """Sum of the components of colour 0 (six bits each) from which on the DAC's comparator sees light: how a
@@ -412,30 +413,7 @@ class Vga(Device[Config]):
         for first in range(0, clear, _CLEAR_STEP):
             length = min(_CLEAR_STEP, clear - first)
             view[first : first + length] = bytes(length)
-        self._program_vga_for_dispi()
-
-    def _program_vga_for_dispi(self) -> None:
-        """The VGA's registers as after setting a graphics mode of that size, for whoever reads them."""
-        values, crtc, planar = self.dispi.registers, self.crtc, self.dispi.depth == 4
-        width, last = values[XRES], values[YRES] - 1
-        self.graphics[6] = self.graphics[6] & ~0x0E | 0x04 | render.GRAPHICS
-        self.graphics[5] = self.graphics[5] & ~(render.SHIFT256 | render.SHIFT_PAIRS | 0x13)
-        self.graphics[3] = 0
-        self.graphics[8] = 0xFF
-        self.sequencer[2] = 0x0F
-        self.sequencer[4] = 0x06 if planar else 0x0E
-        if not planar:
-            self.graphics[5] |= render.SHIFT256
-        self.attribute[0x10] |= 1
-        crtc[0x11] &= ~PROTECT
-        crtc[0x17] |= SYNC_ON | 3
-        crtc[0x01] = max(0, width // 8 - 1) & 0xFF
-        crtc[0x13] = self.dispi.pitch(values[VIRT_WIDTH]) >> 3 & 0xFF
-        crtc[0x12] = last & 0xFF
-        crtc[0x07] = crtc[7] & ~0x42 | last >> 7 & 2 | last >> 3 & 0x40 | LINE_COMPARE8
-        crtc[0x09] = crtc[9] & ~0x9F | 0x40
-        crtc[0x18] = 0xFF
-        crtc[0x0C] = crtc[0x0D] = 0
+        dispi.program_vga(self.sequencer, self.graphics, self.crtc, self.attribute)
 
     # --- what follows from registers
 
