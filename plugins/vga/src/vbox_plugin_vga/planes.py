@@ -106,50 +106,51 @@ class Planes:
     def configure(self, sequencer: bytes, graphics: bytes, enabled: bool, linear: int, bank: int) -> None:
         """Take over registers.  `enabled`: whether the window answers at all; `linear` is 8 and more
         in a DISPI mode of so many bits, 4 in a planar one, else 0; `bank` in units of 64 KiB."""
-        mode, memory, mask = graphics[5], sequencer[4], sequencer[2] & 15
-        number = graphics[6] >> 2 & 3
-        self.low, self.high = _MAPS[number] if not linear else _MAPS[1]
-        if not enabled:
-            self.low = self.high = 0
+        reset, enabled_planes, wanted, rotate, read_plane, mode, window, care, _ = graphics
+        memory, mask = sequencer[4], sequencer[2] & 15
+        vga = not linear
+        low, high = _MAPS[window >> 2 & 3 if vga else 1] if enabled else (0, 0)
+        chain4 = vga and memory & CHAIN4 != 0
+        odd_even = vga and not memory & (ODD_EVEN_OFF | CHAIN4)
+        odd_even_read = vga and mode & READ_ODD_EVEN != 0 and not chain4
+        fold = vga and window & CHAIN_ODD_EVEN != 0 and not chain4
+        write_mode, function = mode & 3, rotate >> 3 & 3
+        compare = mode & READ_COMPARE != 0
+        self.low, self.high = low, high
         self.bank = bank * PLANE
         self.linear = linear >= 8
-        vga = not linear
-        self._chain4 = bool(memory & CHAIN4) and vga
-        self._odd_even = not memory & (ODD_EVEN_OFF | CHAIN4) and vga
-        self._odd_even_read = bool(mode & READ_ODD_EVEN) and not self._chain4 and vga
-        self._fold = bool(graphics[6] & CHAIN_ODD_EVEN) and not self._chain4 and vga
+        self._chain4, self._odd_even, self._odd_even_read, self._fold = chain4, odd_even, odd_even_read, fold
+        self._write_mode, self._function, self._compare = write_mode, function, compare
         self._map_mask = EXPAND[mask]
-        self._write_mode = mode & 3
-        self._function = graphics[3] >> 3 & 3
-        self._source = _ROTATED[graphics[3] & 7] if self._write_mode != 2 else _COLOURS
-        self._set_reset = EXPAND[graphics[0] & 15]
-        enabled_planes = EXPAND[graphics[1] & 15]
+        self._source = _ROTATED[rotate & 7] if write_mode != 2 else _COLOURS
+        self._set_reset = EXPAND[reset & 15]
         self._from_cpu, self._from_set = _ALL, 0
-        if self._write_mode == 0:
-            self._from_cpu, self._from_set = enabled_planes ^ _ALL, enabled_planes & self._set_reset
-        self._compare = bool(mode & READ_COMPARE)
-        self._wanted = EXPAND[graphics[2] & 15]
-        self._care = EXPAND[graphics[7] & 15]
-        self._read_plane = graphics[4] & 3
+        if write_mode == 0:
+            self._from_set = EXPAND[enabled_planes & reset & 15]
+            self._from_cpu = EXPAND[enabled_planes & 15] ^ _ALL
+        self._wanted, self._care = EXPAND[wanted & 15], EXPAND[care & 15]
+        self._read_plane = read_plane & 3
         self._shift = 8 * self._read_plane
 
         # Which accesses have a path of their own; bit 16 of the address plays a part in none of them.
-        inside = self.low < self.high and not (vga and number == 0)
-        flat = inside and not (self.low or self.linear or self._chain4 or self._odd_even or self._fold)
+        inside = low < high <= low + PLANE
+        flat = inside and not (low or self.linear or chain4 or odd_even or fold)
         self._whole = self.dwords[self.bank : self.bank + PLANE] if flat else None
-        one_plane = not self._compare and not self._odd_even_read
-        self._loads = self._whole if one_plane else None
-        straight = not self._function and not self._write_mode & 1 and self._from_cpu == _ALL
-        self._may_copy = flat and straight and mask == 15
-        unchanged = inside and not (self._function or self._write_mode or graphics[3] & 7)
-        text = self._odd_even and self._fold and mask == 3 and not graphics[1] & 3
-        packed = self._chain4 and mask == 15 and not graphics[1] & 15
-        self._may_pack = (2 if text else 4 if packed else 0) if unchanged else 0
+        self._loads = self._whole if not compare and not odd_even_read else None
+        self._may_copy = (
+            flat and mask == 15 and not function and not write_mode & 1 and self._from_cpu == _ALL
+        )
+        self._may_pack = 0
+        if inside and not (write_mode or rotate & 31):
+            if odd_even and fold and mask == 3 and not enabled_planes & 3:
+                self._may_pack = 2
+            elif chain4 and mask == 15 and not enabled_planes & 15:
+                self._may_pack = 4
         self._unit_read = 0
-        if inside and not self._compare:
-            if self._chain4:
+        if inside and not compare:
+            if chain4:
                 self._unit_read = 4
-            elif self._odd_even_read and self._fold and not self._read_plane & 2:
+            elif odd_even_read and fold and not read_plane & 2:
                 self._unit_read = 2
         self.set_bit_mask(graphics[8])
 

@@ -288,10 +288,13 @@ class Vga(Device[Config]):
 
     def write_sequencer(self, value: int) -> None:
         """3C5."""
-        if self.sequencer_index < len(_SR):
-            self.sequencer[self.sequencer_index] = value & _SR[self.sequencer_index]
-            self._configure_memory()
-            if self.sequencer_index == 1:
+        index = self.sequencer_index
+        if index < len(_SR):
+            value &= _SR[index]
+            if value != self.sequencer[index]:
+                self.sequencer[index] = value
+                self._configure_memory()
+            if index == 1:
                 self._set_timing()
             self._told()
 
@@ -316,8 +319,10 @@ class Vga(Device[Config]):
             self.graphics[8] = value
             self.planes.set_bit_mask(value)
         elif index < len(_GR):
-            self.graphics[index] = value & _GR[index]
-            self._configure_memory()
+            value &= _GR[index]
+            if value != self.graphics[index]:
+                self.graphics[index] = value
+                self._configure_memory()
             if index in (5, 6):
                 self._told()
 
