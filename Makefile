@@ -21,7 +21,7 @@ PACKAGES := $(foreach each,$(DISTRIBUTIONS) $(EXAMPLES),$(notdir $(patsubst %/__
 # Whatever an installation is made of; sources in Python are used where they lie.
 SET_UP_BY := scripts/setup.sh requirements-dev.txt vbox_vmm/setup.py \
   $(wildcard $(addsuffix /pyproject.toml,$(DISTRIBUTIONS))) \
-  $(wildcard vbox_vmm/src/vbox_vmm/rem/native/*.[ch])
+  $(wildcard vbox_vmm/src/vbox_vmm/*.c vbox_vmm/src/vbox_vmm/rem/native/*.[ch])
 
 empty :=
 space := $(empty) $(empty)

@@ -1,4 +1,4 @@
-"""The native half of the REM engine; all else is in pyproject.toml."""
+"""What is native: half of the REM engine, and the reading of clocks; all else is in pyproject.toml."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ class BuildNative(build_ext):
         for extension in self.extensions:
             if not Path(self.get_ext_fullpath(extension.name)).exists():
                 self.warn(
-                    f"{extension.name} was not built: guests run on the engine `rem-portable`, which does the"
-                    " same more slowly. With a C compiler and the headers of Python, install again"
+                    f"{extension.name} was not built: what takes its place does the same more slowly (for REM"
+                    " the engine `rem-portable`). With a C compiler and the headers of Python, install again"
                 )
 
 
@@ -45,7 +45,15 @@ setup(
             libraries=["dl", "pthread"],
             # No compiler: REM's portable engine takes over.  Not Linux on x86-64: everything but REM works.
             optional=True,
-        )
+        ),
+        Extension(
+            "vbox_vmm._tm_line",
+            sources=["src/vbox_vmm/tm_line.c"],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")],
+            py_limited_api=True,
+            extra_compile_args=["-O2", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra"],
+            optional=True,  # tm_line does the same in Python
+        ),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -438,6 +438,28 @@ def test_timers_fire_in_order_with_the_clock_at_their_expiry() -> None:
         assert not ticker.timers["a"].active
 
 
+def test_reader_gives_the_time_of_its_clock_in_its_periods() -> None:
+    with Bench() as bench:
+        helpers = bench.add(TICKER).helpers
+        ns = {clock: helpers.reader(clock) for clock in (Clock.VIRTUAL, Clock.VIRTUAL_SYNC, Clock.REAL)}
+        slow = {clock: helpers.reader(clock, 1_193_182) for clock in ns}
+        bench.advance(10**9 + 838)
+        assert {clock: read() for clock, read in ns.items()} == {clock: helpers.now(clock) for clock in ns}
+        assert slow[Clock.VIRTUAL]() == slow[Clock.VIRTUAL_SYNC]() == 1_193_182
+        assert slow[Clock.REAL]() == helpers.now(Clock.REAL) * 1_193_182 // 10**9
+        bench.advance(1)
+        assert slow[Clock.VIRTUAL_SYNC]() == 1_193_183
+
+
+@pytest.mark.parametrize(
+    ("clock", "hz"),
+    [(Clock.TSC, 1), (None, 1), (Clock.VIRTUAL, 0), (Clock.REAL, 10**9 + 1), (Clock.REAL, 0.5)],
+)
+def test_reader_of_what_makes_no_sense_is_refused(clock: Any, hz: Any) -> None:
+    with Bench() as bench, pytest.raises(PdmError, match=r"A reader of .*VERR_INVALID_PARAMETER"):
+        bench.add(TICKER).helpers.reader(clock, hz)
+
+
 def test_timer_of_the_past_fires_at_once_and_stopped_ones_never() -> None:
     with Bench() as bench:
         ticker = bench.add(TICKER)

@@ -71,6 +71,43 @@ def test_now_running_all_follow_the_host() -> None:
     assert tm.frequency(Clock.TSC) == 3_000_000_000
 
 
+@pytest.mark.parametrize("warp", [100, 250])
+def test_reader_running_held_and_paused_gives_what_now_gives(warp: int) -> None:
+    host, tm = make(TmConfig(warp_percentage=warp, slack=0))
+    clocks = (Clock.VIRTUAL, Clock.VIRTUAL_SYNC, Clock.REAL)
+    readers = {clock: tm.reader(clock) for clock in clocks}
+    slow = {clock: tm.reader(clock, 32_768) for clock in clocks}
+
+    def agree() -> bool:
+        now = {clock: tm.now(clock) for clock in clocks}
+        return all(readers[c]() == t and slow[c]() == t * 32_768 // SECOND for c, t in now.items())
+
+    tm.create("held", Clock.VIRTUAL_SYNC, nothing).set(3 * SECOND)
+    host.now += 2 * SECOND
+    assert agree()
+    host.now += 2 * SECOND
+    assert readers[Clock.VIRTUAL_SYNC]() == 3 * SECOND
+    assert agree()
+    tm.run_due()
+    assert tm.catch_up_rate
+    host.now += 50 * MS
+    assert agree()
+    tm.pause()
+    host.now += SECOND
+    assert agree()
+
+
+def test_timer_later_than_far_never_fires_and_time_does_not_jump_there() -> None:
+    _, tm = make(TmConfig(mode=Mode.WARP))
+    tm.create("never", Clock.VIRTUAL_SYNC, nothing).set(1 << 70)
+    tm.create("nor this", Clock.VIRTUAL, nothing).set(1 << 65)
+
+    assert tm.halted_until_next() == NEVER
+    assert tm.now(Clock.VIRTUAL_SYNC) == 0
+    assert tm.run_due() == 0
+    assert tm.until_next() == FAR
+
+
 def test_pause_and_resume_time_between_does_not_count() -> None:
     host, tm = make()
     host.now += 10
@@ -538,6 +575,8 @@ def test_load_while_running_or_nonsense_is_refused() -> None:
         TmState(10, 20, 0, 0, 0, SECOND),
         TmState(20, 10, 11, 0, 0, SECOND),
         TmState(0, 0, 0, 0, 0, 0),
+        TmState(FAR, FAR, 0, 0, 0, SECOND),
+        TmState(0, 0, 0, 0, 0, SECOND, FAR),
     ):
         with pytest.raises(StateError, match="VERR_TM_LOAD_STATE"):
             tm.load(bad)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import enum
 from typing import Protocol
 
+from vbox_pdm.errors import PdmError
+
+NS_PER_SECOND = 1_000_000_000
+
 
 class Clock(enum.Enum):
     """TM's clocks.  All count nanoseconds but TSC, which counts ticks."""
@@ -37,3 +41,15 @@ class Timer(Protocol):
 
     def stop(self) -> None:
         """Disarm it; no effect when it is not armed."""
+
+
+def check_reader(clock: Clock, hz: int) -> None:
+    """For hosts: VERR_INVALID_PARAMETER for what `helpers.reader` refuses."""
+    if clock not in (Clock.VIRTUAL, Clock.VIRTUAL_SYNC, Clock.REAL):
+        raise PdmError(
+            "VERR_INVALID_PARAMETER", f"A reader of {clock!r} is not possible", "Use a clock that counts ns"
+        )
+    if not isinstance(hz, int) or not 1 <= hz <= NS_PER_SECOND:
+        raise PdmError(
+            "VERR_INVALID_PARAMETER", f"A reader of {clock.name} at {hz!r} Hz is not possible", "Use 1..10**9"
+        )

@@ -11,7 +11,7 @@ With a counter VIRTUAL follows that clock and not the host's: executed instructi
 `instruction_clock`.  Then there are two deadlines, the counter's for the virtual clocks and the host's
 for REAL.
 
-How VIRTUAL_SYNC is computed.  Since the last anchor (virtual time `_v0`, sync time `_s0`) it runs
+How VIRTUAL_SYNC is computed (`tm_line`).  Since the last anchor (virtual time `_v0`, sync time `_s0`) it runs
 with VIRTUAL, plus `_rate` per cent until `_v_end`, and stops at `_limit`, the expiry of the first
 timer on it.  So reading it changes nothing, and whoever lets the guest's TSC run natively needs the
 same four numbers (`tsc_mapping`).  A new anchor is set when timers have run, when the timer that
@@ -37,10 +37,12 @@ from typing import Any
 from attrs import frozen
 
 from vbox_pdm import Clock, PdmError, State, StateError
+from vbox_pdm.timers import check_reader
 from vbox_vmm.instruction_clock import InstructionClock
 from vbox_vmm.instruction_clock import TscMapping as TscMapping
 from vbox_vmm.tm_config import NS_PER_SECOND, Mode, TmConfig, invalid
-from vbox_vmm.tm_timer import FAR, Queue, label
+from vbox_vmm.tm_line import make_line
+from vbox_vmm.tm_timer import FAR, Queue, label, table
 from vbox_vmm.tm_timer import Timer as Timer
 from vbox_vmm.tm_timer import TimerState as TimerState
 
@@ -117,8 +119,8 @@ class TimeManager:
         self._rate = 0
         self._v_end = 0
         self._limit = FAR
-        # The source's time - VIRTUAL_SYNC where that is constant (nearly always): the short way of now().
-        self._shift: int | None = None
+        self._line = make_line(self._source)  # all of that for whoever asks for the time
+        self._virtual_now, self._sync_now = self._line.virtual, self._line.sync
         self._given_up = 0
         self._tsc_hz = self.config.tsc_hz
         self._tsc_offset = 0  # TSC - VIRTUAL_SYNC in ticks
@@ -142,35 +144,34 @@ class TimeManager:
     @property
     def lag(self) -> int:
         """How far VIRTUAL_SYNC is behind, in ns, without what was given up."""
-        virtual = self.now(_VIRTUAL)
+        virtual = self._virtual_now()
         return virtual - self._sync_at(virtual) - self._given_up
 
     @property
     def catch_up_rate(self) -> int:
         """Per cent by which VIRTUAL_SYNC runs faster now; 0 when it is not catching up."""
-        return self._rate if self._rate and self.now(_VIRTUAL) < self._v_end else 0
+        return self._rate if self._rate and self._virtual_now() < self._v_end else 0
 
     def now(self, clock: Clock) -> int:
         """The time of `clock`: ns, for TSC ticks."""
-        shift = self._shift
-        if clock is _SYNC and shift is not None:
-            sync = self._source() - shift
-            return sync if sync < self._limit else self._limit
+        if clock is _SYNC:
+            return self._sync_now()
+        if clock is _VIRTUAL:
+            return self._virtual_now()
         if clock is _REAL:
             return self._host()
-        virtual = self._base
-        if self._ticking:
-            virtual += (self._source() - self._anchor) * self._warp // 100
-        if clock is _VIRTUAL:
-            return virtual
-        sync = self._s0 + virtual - self._v0
-        if self._rate:
-            sync += ((virtual if virtual < self._v_end else self._v_end) - self._v0) * self._rate // 100
-        if sync > self._limit:
-            sync = self._limit
-        if clock is _SYNC:
-            return sync
-        return self._tsc_offset + sync * self._tsc_hz // NS_PER_SECOND
+        return self._ticks(self._sync_now())
+
+    def reader(self, clock: Clock, hz: int = NS_PER_SECOND) -> Callable[[], int]:
+        """What gives the time of a clock in ns, at less cost than `now`, or in periods of `hz` (1..10**9).
+
+        Raises PdmError VERR_INVALID_PARAMETER, for TSC as well.
+        """
+        check_reader(clock, hz)
+        if clock is not _REAL:
+            return self._line.reader(clock is _SYNC, hz)
+        host = self._host
+        return host if hz == NS_PER_SECOND else lambda: host() * hz // NS_PER_SECOND
 
     def frequency(self, clock: Clock) -> int:
         """Units per second of `clock`."""
@@ -180,7 +181,7 @@ class TimeManager:
         """The guest's wall clock: ns since 1970-01-01 UTC."""
         if self.counter is not None:
             start = self.config.utc_start * NS_PER_SECOND + self.config.utc_offset
-            return start + self.now(_VIRTUAL) - self.lag
+            return start + self._virtual_now() - self.lag
         # What warp skipped has passed for the guest; what it lags behind has not.
         return self._utc() + self.config.utc_offset + self._jumped - self.lag
 
@@ -200,7 +201,7 @@ class TimeManager:
         """Stop the virtual clocks.  Raises PdmError VERR_TM_TSC_ALREADY_PAUSED."""
         if not self._ticking:
             raise PdmError("VERR_TM_TSC_ALREADY_PAUSED", "TM: the virtual clocks are paused already")
-        self._base = self.now(_VIRTUAL)
+        self._base = self._virtual_now()
         self._ticking = False
         self._line_changed()
 
@@ -320,7 +321,7 @@ class TimeManager:
         if self.warps:
             target = min(self._virtual_queue.first(), self._virtual_of_sync(self._limit))
             if target != FAR:
-                skip = target - self.now(_VIRTUAL)
+                skip = target - self._virtual_now()
                 if skip > 0:
                     self._skip(skip)
                 return max(self._host(), 1)
@@ -329,7 +330,7 @@ class TimeManager:
     def until_next(self) -> int:
         """VIRTUAL's ns until `run_due` is to be called for a timer on a virtual clock; `FAR` without one."""
         target = self._virtual_deadline()
-        return target if target == FAR else max(target - self.now(_VIRTUAL), 0)
+        return target if target == FAR else max(target - self._virtual_now(), 0)
 
     def pass_idle(self, ns: int) -> None:
         """The guest was halted for so long while the counter stood (0..`until_next()`)."""
@@ -356,7 +357,7 @@ class TimeManager:
             if self._ticking:
                 count += self._run_sync()
             if self._ticking:
-                count += self._run_queue(self._virtual_queue, self.now(_VIRTUAL))
+                count += self._run_queue(self._virtual_queue, self._virtual_now())
             count += self._run_queue(self._real_queue, self._host())
             return count
         finally:
@@ -366,7 +367,7 @@ class TimeManager:
 
     def save(self) -> TmState:
         """The clocks.  Timers are saved one by one (`Timer.save`)."""
-        virtual = self.now(_VIRTUAL)
+        virtual = self._virtual_now()
         sync = self._sync_at(virtual)
         rate = self._rate if virtual < self._v_end else 0
         executed = 0 if self.counter is None else self.counter.executed
@@ -385,7 +386,7 @@ class TimeManager:
         lag = state.virtual - state.virtual_sync - state.given_up
         if (
             min(state.virtual, state.virtual_sync, state.given_up, state.rate, lag, state.executed) < 0
-            or state.executed >= 1 << 63
+            or max(state.virtual, state.executed * (self.counter.ns if self.counter else 1)) >= FAR
             or state.tsc_hz <= 0
             or state.rate > 2000
         ):
@@ -407,12 +408,12 @@ class TimeManager:
 
     def info_clocks(self) -> str:
         """The text of `info clocks`."""
-        virtual = self.now(_VIRTUAL)
+        virtual = self._virtual_now()
         sync = self._sync_at(virtual)
         running = "ticking" if self._ticking else "paused"
         warp = f" - warp drive {self._warp}%" if self._warp != 100 else ""
         counted = "" if self.counter is None else f" - {self.counter.executed} instructions"
-        held = " - held by a timer" if self._ticking and self._unlimited(virtual) > self._limit else ""
+        held = " - held by a timer" if self._ticking and self._line.unlimited(virtual) > self._limit else ""
         offset = f" - offset {virtual - sync}" if virtual != sync else ""
         given_up = f" given up {self._given_up}" if self._given_up else ""
         rate = f" catching up at {self.catch_up_rate}%" if self.catch_up_rate else ""
@@ -428,35 +429,21 @@ class TimeManager:
 
     def info_timers(self, active_only: bool = False) -> str:
         """The text of `info timers`, or of `info activetimers`."""
-        lines = [f"{'Clock':<12} {'Time':>20} {'Expire':>20} {'State':<8} Description"]
-        shown = [timer for timer in self._timers if timer.ticket or not active_only]
-        if active_only:
-            shown.sort(key=lambda timer: (timer.clock.value, timer.key, timer.ticket))
-        for timer in shown:
-            expires = str(timer.when) if timer.ticket else "-"
-            state = "ACTIVE" if timer.ticket else "STOPPED"
-            now = self.now(timer.clock)
-            lines.append(f"{timer.clock.name:<12} {now:>20} {expires:>20} {state:<8} {label(timer)}")
-        return "\n".join([*lines, ""])
+        return table(self._timers, self.now, active_only)
 
     # VIRTUAL_SYNC
 
     def _line_changed(self) -> None:
         self.tsc_version += 1
-        plain = self._ticking and not self._rate and self._warp == 100
-        self._shift = self._anchor - self._base + self._v0 - self._s0 if plain else None
+        warp = self._warp if self._ticking else 0
+        self._line.set(
+            self._anchor, self._base, warp, self._v0, self._s0, self._rate, self._v_end, self._limit
+        )
         if self.counter is not None:  # at once: EM comes around when the host likes
             self.counter.set_tsc(self.tsc_mapping())
 
-    def _unlimited(self, virtual: int) -> int:
-        """VIRTUAL_SYNC at a virtual time, were there no timer to hold it."""
-        sync = self._s0 + virtual - self._v0
-        if self._rate:
-            sync += (min(virtual, self._v_end) - self._v0) * self._rate // 100
-        return sync
-
     def _sync_at(self, virtual: int) -> int:
-        return min(self._unlimited(virtual), self._limit)
+        return min(self._line.unlimited(virtual), self._limit)
 
     def _virtual_of_sync(self, sync: int) -> int:
         """The first virtual time at which VIRTUAL_SYNC is `sync` or more (`FAR` stays `FAR`)."""
@@ -498,8 +485,8 @@ class TimeManager:
         """Another timer than before holds VIRTUAL_SYNC, or none."""
         if self._in_sync:
             return  # _run_sync sets an anchor when it is through
-        virtual = self.now(_VIRTUAL)
-        sync = self._unlimited(virtual)
+        virtual = self._virtual_now()
+        sync = self._line.unlimited(virtual)
         if sync > self._limit:  # it stood still: it goes on from there
             self._set_anchor(virtual, self._limit)
             return
@@ -509,8 +496,8 @@ class TimeManager:
             self._line_changed()
 
     def _run_sync(self) -> int:
-        virtual = self.now(_VIRTUAL)
-        reach = self._unlimited(virtual)
+        virtual = self._virtual_now()
+        reach = self._line.unlimited(virtual)
         if self._limit > reach:
             if self._rate and virtual >= self._v_end:
                 self._set_anchor(virtual, reach)
@@ -524,12 +511,13 @@ class TimeManager:
         while (timer := queue.head()) is not None and timer.key <= last and self._ticking:
             if timer.key > self._limit:
                 self._limit = timer.key
+                self._line.hold(timer.key)
             self._fire(timer, self._limit)
             count += 1
         self._in_sync = False
         reached = self._limit
-        virtual = self.now(_VIRTUAL)
-        forgiven = min(self._unlimited(virtual), start + self.config.slack, queue.first())
+        virtual = self._virtual_now()
+        forgiven = min(self._line.unlimited(virtual), start + self.config.slack, queue.first())
         self._set_anchor(virtual, max(reached, forgiven))
         return count
 
@@ -590,7 +578,7 @@ class TimeManager:
         virtual = self._virtual_deadline()
         if virtual == FAR or not self._ticking:
             return FAR
-        return self._anchor - ((self._base - virtual) * 100 // self._warp)
+        return min(self._anchor - ((self._base - virtual) * 100 // self._warp), FAR)
 
     def _stop_counter(self) -> None:
         assert self.counter is not None

@@ -7,7 +7,7 @@ nanoseconds of one clock; timers on TSC share VIRTUAL_SYNC's.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
@@ -17,8 +17,8 @@ from vbox_pdm import Clock, State
 if TYPE_CHECKING:
     from vbox_vmm.tm import TimeManager
 
-FAR = 1 << 80
-"""Later than anything."""
+FAR = 1 << 62
+"""Later than anything, in ns: 146 years.  A timer for then or later never fires."""
 
 
 @frozen
@@ -52,7 +52,7 @@ class Queue:
 
     def first(self) -> int:
         """When the first timer expires; `FAR` without one."""
-        return self.heap[0][0] if self.head() is not None else FAR
+        return min(self.heap[0][0], FAR) if self.head() is not None else FAR
 
     def push(self, timer: Timer) -> None:
         heapq.heappush(self.heap, (timer.key, timer.ticket, timer))
@@ -124,3 +124,17 @@ class Timer:
 def label(timer: Timer) -> str:
     """Owner and name, for logs and info texts."""
     return timer.name if timer.owner is None else f"{timer.owner}: {timer.name}"
+
+
+def table(timers: Iterable[Timer], now: Callable[[Clock], int], active_only: bool) -> str:
+    """A line for each timer; the active ones alone by clock and expiry."""
+    lines = [f"{'Clock':<12} {'Time':>20} {'Expire':>20} {'State':<8} Description"]
+    shown = [timer for timer in timers if timer.ticket or not active_only]
+    if active_only:
+        shown.sort(key=lambda timer: (timer.clock.value, timer.key, timer.ticket))
+    for timer in shown:
+        expires = str(timer.when) if timer.ticket else "-"
+        state = "ACTIVE" if timer.ticket else "STOPPED"
+        time = now(timer.clock)
+        lines.append(f"{timer.clock.name:<12} {time:>20} {expires:>20} {state:<8} {label(timer)}")
+    return "\n".join([*lines, ""])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vbox_pdm.errors import PdmError
-from vbox_pdm.timers import Clock
+from vbox_pdm.timers import NS_PER_SECOND, Clock, check_reader
 
 MAX_RUNS = 1000
 """How often timers may run at one instant before one that arms itself again is stopped."""
@@ -90,6 +90,11 @@ class BenchClocks:
     def now(self, clock: Clock) -> int:
         """The time of a clock."""
         return self._real if clock is Clock.REAL else self._virtual
+
+    def reader(self, clock: Clock, hz: int) -> Callable[[], int]:
+        """What gives the time of a clock in periods of `hz`."""
+        check_reader(clock, hz)
+        return lambda: self.now(clock) * hz // NS_PER_SECOND
 
     @property
     def virtual(self) -> int:

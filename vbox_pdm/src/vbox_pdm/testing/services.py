@@ -41,7 +41,7 @@ from vbox_pdm.tables import BAR, FIXED
 from vbox_pdm.testing.clock import BenchTimer
 from vbox_pdm.testing.memory import PAGE
 from vbox_pdm.testing.queues import BenchQueue
-from vbox_pdm.timers import Clock
+from vbox_pdm.timers import NS_PER_SECOND, Clock
 from vbox_pdm.workers import WorkerThread
 
 if TYPE_CHECKING:
@@ -112,6 +112,10 @@ class HostHelpers:
     def now(self, clock: Clock) -> int:
         """The time of a clock."""
         return self._host.clocks.now(clock)
+
+    def reader(self, clock: Clock, hz: int = NS_PER_SECOND) -> Callable[[], int]:
+        """What gives the time of a clock."""
+        return self._host.clocks.reader(clock, hz)
 
     def utc_now(self) -> int:
         """The wall clock."""

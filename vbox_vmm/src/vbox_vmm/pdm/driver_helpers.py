@@ -40,6 +40,7 @@ class InstanceHelpers:
         self._owned = owned
         services = pdm.services
         self.now = services.tm.now
+        self.reader = services.tm.reader
         self.utc_now = services.tm.utc_now_ns
         self.random = services.random.random
         self.random_bytes = services.random.randbytes
