@@ -42,7 +42,6 @@ from vbox_plugin_pc.pit_counter import Counter, CounterState
 FREQUENCY = 1_193_182
 # Clocks in a nanosecond, in lowest terms: 1,193,182 / 10^9.
 _CLOCKS, _NANOSECONDS = 596_591, 500_000_000
-_SYNC = Clock.VIRTUAL_SYNC
 REFRESH_CLOCKS = 18
 """Between two refreshes when counter 1 does not say otherwise: 15.09 us."""
 
@@ -111,18 +110,21 @@ def time_of(clock: int) -> int:
 
 
 class Pit(Device[Config]):
-    """The chip and port 0x61."""
+    """The chip and port 0x61, which reads `status` until the clock `steady`."""
+
+    transient = frozenset({"status", "steady"})
 
     def pdm_construct(self) -> None:
         self.counters = (Counter(True), Counter(True), Counter(False))
         self.control = 0  # bits 0 to 3 of port 0x61
+        self.lapse()
         self.edge = -1
         self.irq = self.helpers.isa_irq(self.config.irq)
         self.timer = self.helpers.timer("counter 0", Clock.VIRTUAL_SYNC, self.expired)
         # Bound once: a tick is hot.
         self.set_irq = self.irq.set
         self.arm = self.timer.set
-        self.now = self.helpers.now
+        self.clock = self.helpers.reader(Clock.VIRTUAL_SYNC, FREQUENCY)
         self.refresh_from = self.clock()
         region = Ports("8254", 4, self.read, self.write, registers=Registers, width=Width.BYTE)
         self.helpers.map_ports(self.config.base, region)
@@ -137,6 +139,7 @@ class Pit(Device[Config]):
         for number, counter in enumerate(self.counters):
             counter.reset(number < 2)
         self.control = 0
+        self.lapse()
         self.edge = -1
         self.timer.stop()
         self.refresh_from = self.clock()  # the toggle begins anew, with 0
@@ -147,10 +150,11 @@ class Pit(Device[Config]):
     def read(self, offset: int, size: int) -> int:
         if offset == 3:
             return 0xFF  # the control word cannot be read
-        return self.counters[offset].read(self.clock())
+        return self.counters[offset].read(self.clock)
 
     def write(self, offset: int, size: int, value: int) -> None:
         clock = self.clock()
+        self.lapse()
         if offset < 3:
             self.counters[offset].write(value, clock)
             if not offset:
@@ -178,19 +182,28 @@ class Pit(Device[Config]):
 
     def read_control(self, offset: int, size: int) -> int:
         clock = self.clock()
-        refresh = self.counters[1]
+        if clock >= self.steady:
+            self.look(clock)
+        return self.status
+
+    def look(self, clock: int) -> None:
+        """What port 0x61 reads and the clock until which it does."""
+        refresh, speaker = self.counters[1], self.counters[2]
         period = refresh.count if refresh.written and refresh.mode in (2, 3) else REFRESH_CLOCKS
-        toggle = (clock - self.refresh_from) // period & 1
-        return self.control | toggle << 4 | self.counters[2].level(clock) << 5
+        number = (clock - self.refresh_from) // period
+        self.status = self.control | (number & 1) << 4 | speaker.level(clock) << 5
+        self.steady = min(self.refresh_from + (number + 1) * period, speaker.steady)
+
+    def lapse(self) -> None:
+        """What is known of port 0x61 holds no more."""
+        self.status = self.steady = 0
 
     def write_control(self, offset: int, size: int, value: int) -> None:
         self.control = value & 0x0F
+        self.lapse()
         self.counters[2].set_gate(bool(value & 1), self.clock())
 
     # --- IRQ 0
-
-    def clock(self) -> int:
-        return self.now(_SYNC) * _CLOCKS // _NANOSECONDS
 
     def follow(self, clock: int) -> None:
         """Counter 0 was written: IRQ 0 and the timer follow."""
@@ -249,6 +262,7 @@ class Pit(Device[Config]):
         for counter, saved in zip(self.counters, state.counters, strict=True):
             counter.load_state(saved)
         self.control = state.control & 0x0F
+        self.lapse()
         self.edge = state.edge
         self.refresh_from = state.refresh_from
 

@@ -7,6 +7,9 @@ A counter is known at one clock (`anchor`); `sync(clock)` brings it to a later o
 `left` is how many clocks remain: until zero in modes 0, 1, 4 and 5 (the full modulus once it wrapped),
 until the reload in mode 2, until the end of the half in mode 3.
 
+Until `steady` OUT stays as it is (`high`), and the count is a linear function of the clock: what is read
+often needs no more.  `look` finds these out; whatever is done to the counter lets them lapse.
+
 Traps of the chip:
 * What is written is loaded at the next clock, and that clock does not count: N+1 clocks to terminal count.
 * Modes 2 and 3 take a new count only when the period or half is over; modes 1 and 5 at the next trigger.
@@ -19,11 +22,15 @@ Traps of the chip:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from attrs import frozen
 
 from vbox_pdm import State
 
 LOW, HIGH, BOTH = 1, 2, 3
+FOREVER = 1 << 80
+"""A clock that never comes."""
 
 
 def bcd_to_int(value: int) -> int:
@@ -67,12 +74,14 @@ class Counter:
     __slots__ = (
         "access",
         "anchor",
+        "at_zero",
         "bcd",
         "control",
         "count",
         "due",
         "gate",
         "half",
+        "high",
         "hold",
         "latch",
         "left",
@@ -87,8 +96,12 @@ class Counter:
         "read_high",
         "shown",
         "status",
+        "steady",
+        "step",
         "written",
     )
+
+    transient = frozenset({"at_zero", "high", "steady", "step"})
 
     def __init__(self, gate: bool) -> None:
         self.reset(gate)
@@ -97,7 +110,8 @@ class Counter:
         """Power on: nothing is programmed, nothing counts."""
         self.gate = gate
         self.shown = 0
-        self.anchor = 0
+        self.anchor = self.at_zero = self.step = 0
+        self.steady = FOREVER
         self.load = self.loaded = False
         self.program(BOTH << 4, 0)
 
@@ -118,6 +132,7 @@ class Counter:
         self.low_byte = -1
         self.read_high = False
         self.latch = self.status = -1
+        self.steady = 0
 
     # --- time
 
@@ -208,23 +223,43 @@ class Counter:
 
     def level(self, clock: int) -> bool:
         """OUT."""
-        self.sync(clock)
-        if self.mode == 2:
-            return self.left != 1 or self.period == 1 or self.load or not (self.gate and self.loaded)
-        if self.mode == 3:
-            return self.half or self.load or not self.gate
-        return self.out
+        if clock >= self.steady:
+            self.look(clock)
+        return self.high
 
     def value(self, clock: int) -> int:
         """The counting element as it is read: 16 bits, binary or BCD."""
+        if clock >= self.steady:
+            self.look(clock)
+        value = self.at_zero - self.step * clock
+        return int_to_bcd(value % 10_000) if self.loaded and self.bcd else value & 0xFFFF
+
+    def look(self, clock: int) -> None:
+        """Bring everything to `clock` and find out how it goes on from there."""
         self.sync(clock)
+        mode = self.mode
+        if mode == 2:
+            self.high = self.left != 1 or self.period == 1 or self.load or not (self.gate and self.loaded)
+        elif mode == 3:
+            self.high = self.half or self.load or not self.gate
+        else:
+            self.high = self.out
         if not self.loaded:
-            return self.shown
-        value = self.left
-        if self.mode == 3:
-            value = 2 * (value - 1) if self.half and self.period & 1 else 2 * value
-        value %= self.modulus
-        return int_to_bcd(value) if self.bcd else value
+            value = self.shown
+        elif mode == 3:
+            value = 2 * (self.left - 1) if self.half and self.period & 1 else 2 * self.left
+        else:
+            value = self.left
+        clock = self.anchor
+        if self.load or (mode > 3 and not self.out):
+            self.steady, self.step = clock + 1, 0
+        elif not self.loaded or self.hold or not (self.gate or mode == 1 or mode == 5):
+            self.steady, self.step = FOREVER, 0
+        else:
+            # In mode 2 OUT is low for the last clock.
+            self.steady = clock + self.left - (mode == 2 and self.left > 1)
+            self.step = 2 if mode == 3 else 1
+        self.at_zero = value + self.step * clock
 
     # --- accesses
 
@@ -232,6 +267,7 @@ class Counter:
         if level is self.gate:
             return
         self.sync(clock)
+        self.steady = 0
         self.gate = level
         if level and self.written and self.mode in (1, 2, 3, 5):
             self.load = True
@@ -239,6 +275,7 @@ class Counter:
     def write(self, value: int, clock: int) -> None:
         """A byte of the count."""
         self.sync(clock)
+        self.steady = 0
         if self.access == LOW:
             self.set_count(value)
         elif self.access == HIGH:
@@ -261,12 +298,18 @@ class Counter:
             self.load = True
         self.written = True
 
-    def read(self, clock: int) -> int:
-        """What was latched, status first, else a byte of the running count."""
+    def read(self, now: Callable[[], int]) -> int:
+        """What was latched, status first, else a byte of the running count; `now` gives the clock."""
         if self.status >= 0:
             status, self.status = self.status, -1
             return status
-        value = self.latch if self.latch >= 0 else self.value(clock)
+        value = self.latch
+        if value < 0:
+            clock = now()
+            if clock < self.steady and not self.bcd:  # value(), the short way
+                value = self.at_zero - self.step * clock & 0xFFFF
+            else:
+                value = self.value(clock)
         if self.access == BOTH and not self.read_high:
             self.read_high = True
             return value & 0xFF

@@ -152,13 +152,14 @@ class RealTimeClock(Device[Config]):
     """The chip.  The chain's time is `now + phase`: whole seconds of it are updates."""
 
     # Where the host's clock was; and what follows from the time and from what the battery keeps.
-    transient = frozenset({"wall", "second", "ticks"})
+    transient = frozenset({"wall", "second", "ticks", "calm"})
 
     def pdm_construct(self) -> None:
         self.cmos = bytearray(256)
         self.cmos[REG_A], self.cmos[REG_B], self.cmos[REG_D] = 0x26, HOURS24, VRT
         self.index, self.index2 = 0, 0x80
         self.flags = 0
+        self.now = self.helpers.reader(Clock.VIRTUAL_SYNC)
         self.irq = self.helpers.isa_irq(self.config.irq)
         self.periodic = self.helpers.timer("periodic", Clock.VIRTUAL_SYNC, self.update)
         self.updates = self.helpers.timer("update", Clock.VIRTUAL_SYNC, self.update)
@@ -168,7 +169,7 @@ class RealTimeClock(Device[Config]):
         self.set_from_wall_clock()
 
     def set_from_wall_clock(self) -> None:
-        wall, now = self.helpers.utc_now(), self.helpers.now(Clock.VIRTUAL_SYNC)
+        wall, now = self.helpers.utc_now(), self.now()
         offset = 0 if self.config.utc else self.config.utc_offset
         self.format.put_time(self.cmos, wall // SECOND + offset)
         self.held = -1
@@ -191,7 +192,12 @@ class RealTimeClock(Device[Config]):
 
     def read(self, offset: int, size: int) -> int:
         if offset == 1:
-            return self.read_register(self.index)
+            index = self.index
+            if index > REG_D and index != CENTURY:
+                return self.cmos[index]
+            if index == REG_A and self.now() < self.calm:
+                return self.cmos[REG_A]
+            return self.read_register(index)
         return self.cmos[self.index2] if offset == 3 else 0xFF
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -223,8 +229,7 @@ class RealTimeClock(Device[Config]):
         if index in (REG_B, REG_D):
             return self.cmos[index]
         if index == REG_A:  # polled for UIP, which follows from the time alone
-            now = self.helpers.now(Clock.VIRTUAL_SYNC)
-            return self.cmos[REG_A] | (UIP if self.updating(now) else 0)
+            return self.cmos[REG_A] | (UIP if self.updating(self.now()) else 0)
         self.sync()
         if index != REG_C:
             return self.cmos[index]
@@ -285,6 +290,8 @@ class RealTimeClock(Device[Config]):
         running = self.held < 0
         self.second = (now + self.phase) // SECOND if running else 0
         self.ticks = self.ticks_at(now) if running else 0
+        self.calm = 0
+        """Until when UIP is low for certain, whatever SET is."""
 
     def ticks_at(self, now: int) -> int:
         """Periods of the periodic interrupt in the chain's time."""
@@ -293,11 +300,13 @@ class RealTimeClock(Device[Config]):
     def updating(self, now: int) -> bool:
         if self.held >= 0 or self.cmos[REG_B] & SET:
             return False
-        return (now + self.phase) % SECOND >= SECOND - UIP_LEAD
+        to_update = SECOND - (now + self.phase) % SECOND
+        self.calm = now + to_update - UIP_LEAD
+        return to_update <= UIP_LEAD
 
     def sync(self, *, follow: bool = True) -> int:
         """Bring bytes and flags up to date, perhaps without a look at the wall clock; returns the time."""
-        now = self.helpers.now(Clock.VIRTUAL_SYNC)
+        now = self.now()
         if self.held >= 0:
             return now
         second = (now + self.phase) // SECOND
@@ -321,12 +330,12 @@ class RealTimeClock(Device[Config]):
 
     def wall_is_right(self) -> None:
         """The clock bytes are to count from here on, wherever the wall clock is."""
-        self.wall = self.helpers.utc_now() - self.helpers.now(Clock.VIRTUAL_SYNC)
+        self.wall = self.helpers.utc_now() - self.now()
         self.behind = 0
 
     def wall_jump(self) -> int:
         """Whole seconds by which the wall clock has gone elsewhere, to be added; the rest stays behind."""
-        away = self.helpers.utc_now() - self.helpers.now(Clock.VIRTUAL_SYNC) - self.wall
+        away = self.helpers.utc_now() - self.now() - self.wall
         jump = away // SECOND if away > 0 else -(-away // SECOND)
         self.wall += jump * SECOND
         self.behind = away - jump * SECOND
@@ -392,7 +401,7 @@ class RealTimeClock(Device[Config]):
         self.index, self.index2 = state.index & 0x7F, state.index2 & 0x7F | 0x80
         self.flags = state.flags & _ENABLES
         self.phase, self.held = state.phase, state.held
-        self.count_from(self.helpers.now(Clock.VIRTUAL_SYNC))
+        self.count_from(self.now())
         self.wall_is_right()
         self.behind = state.behind
         self.wall -= state.behind
