@@ -117,7 +117,7 @@ class Pit(Device[Config]):
     def pdm_construct(self) -> None:
         self.counters = (Counter(True), Counter(True), Counter(False))
         self.control = 0  # bits 0 to 3 of port 0x61
-        self.lapse()
+        self.status = self.steady = 0
         self.edge = -1
         self.irq = self.helpers.isa_irq(self.config.irq)
         self.timer = self.helpers.timer("counter 0", Clock.VIRTUAL_SYNC, self.expired)
@@ -139,7 +139,7 @@ class Pit(Device[Config]):
         for number, counter in enumerate(self.counters):
             counter.reset(number < 2)
         self.control = 0
-        self.lapse()
+        self.steady = 0
         self.edge = -1
         self.timer.stop()
         self.refresh_from = self.clock()  # the toggle begins anew, with 0
@@ -154,21 +154,21 @@ class Pit(Device[Config]):
 
     def write(self, offset: int, size: int, value: int) -> None:
         clock = self.clock()
-        self.lapse()
-        if offset < 3:
-            self.counters[offset].write(value, clock)
-            if not offset:
-                self.follow(clock)
-            return
-        select = value >> 6
-        if select == 3:
-            self.read_back(value, clock)
-        elif not value & 0x30:
-            self.counters[select].latch_count(clock)
-        else:
+        select = offset
+        if offset == 3:
+            select = value >> 6
+            if select == 3:
+                self.read_back(value, clock)
+                return
+            if not value & 0x30:
+                self.counters[select].latch_count(clock)
+                return
             self.counters[select].program(value & 0x3F, clock)
-            if not select:
-                self.follow(clock)
+        else:
+            self.counters[offset].write(value, clock)
+        self.steady = 0
+        if not select:
+            self.follow(clock)
 
     def read_back(self, value: int, clock: int) -> None:
         for number, counter in enumerate(self.counters):
@@ -194,13 +194,9 @@ class Pit(Device[Config]):
         self.status = self.control | (number & 1) << 4 | speaker.level(clock) << 5
         self.steady = min(self.refresh_from + (number + 1) * period, speaker.steady)
 
-    def lapse(self) -> None:
-        """What is known of port 0x61 holds no more."""
-        self.status = self.steady = 0
-
     def write_control(self, offset: int, size: int, value: int) -> None:
         self.control = value & 0x0F
-        self.lapse()
+        self.steady = 0
         self.counters[2].set_gate(bool(value & 1), self.clock())
 
     # --- IRQ 0
@@ -262,7 +258,7 @@ class Pit(Device[Config]):
         for counter, saved in zip(self.counters, state.counters, strict=True):
             counter.load_state(saved)
         self.control = state.control & 0x0F
-        self.lapse()
+        self.steady = 0
         self.edge = state.edge
         self.refresh_from = state.refresh_from
 

@@ -7,8 +7,8 @@ A counter is known at one clock (`anchor`); `sync(clock)` brings it to a later o
 `left` is how many clocks remain: until zero in modes 0, 1, 4 and 5 (the full modulus once it wrapped),
 until the reload in mode 2, until the end of the half in mode 3.
 
-Until `steady` OUT stays as it is (`high`), and the count is a linear function of the clock: what is read
-often needs no more.  `look` finds these out; whatever is done to the counter lets them lapse.
+What is read often is known ahead: OUT is `high` until the clock `steady`, and the count `step` times what is
+left until `end`.  Whatever is done to the counter lets both lapse.
 
 Traps of the chip:
 * What is written is loaded at the next clock, and that clock does not count: N+1 clocks to terminal count.
@@ -74,16 +74,17 @@ class Counter:
     __slots__ = (
         "access",
         "anchor",
-        "at_zero",
         "bcd",
         "control",
         "count",
         "due",
+        "end",
         "gate",
         "half",
         "high",
         "hold",
         "latch",
+        "latched",
         "left",
         "load",
         "loaded",
@@ -101,7 +102,7 @@ class Counter:
         "written",
     )
 
-    transient = frozenset({"at_zero", "high", "steady", "step"})
+    transient = frozenset({"end", "high", "steady", "step"})
 
     def __init__(self, gate: bool) -> None:
         self.reset(gate)
@@ -110,8 +111,9 @@ class Counter:
         """Power on: nothing is programmed, nothing counts."""
         self.gate = gate
         self.shown = 0
-        self.anchor = self.at_zero = self.step = 0
-        self.steady = FOREVER
+        self.anchor = self.end = 0
+        self.step = 1
+        self.high = True
         self.load = self.loaded = False
         self.program(BOTH << 4, 0)
 
@@ -132,7 +134,8 @@ class Counter:
         self.low_byte = -1
         self.read_high = False
         self.latch = self.status = -1
-        self.steady = 0
+        self.latched = False
+        self.steady = self.end = 0
 
     # --- time
 
@@ -223,43 +226,45 @@ class Counter:
 
     def level(self, clock: int) -> bool:
         """OUT."""
-        if clock >= self.steady:
-            self.look(clock)
-        return self.high
-
-    def value(self, clock: int) -> int:
-        """The counting element as it is read: 16 bits, binary or BCD."""
-        if clock >= self.steady:
-            self.look(clock)
-        value = self.at_zero - self.step * clock
-        return int_to_bcd(value % 10_000) if self.loaded and self.bcd else value & 0xFFFF
-
-    def look(self, clock: int) -> None:
-        """Bring everything to `clock` and find out how it goes on from there."""
+        if clock < self.steady:
+            return self.high
         self.sync(clock)
-        mode = self.mode
+        mode, left = self.mode, self.left
         if mode == 2:
-            self.high = self.left != 1 or self.period == 1 or self.load or not (self.gate and self.loaded)
+            self.high = left != 1 or self.period == 1 or self.load or not (self.gate and self.loaded)
         elif mode == 3:
             self.high = self.half or self.load or not self.gate
         else:
             self.high = self.out
-        if not self.loaded:
-            value = self.shown
-        elif mode == 3:
-            value = 2 * (self.left - 1) if self.half and self.period & 1 else 2 * self.left
-        else:
-            value = self.left
-        clock = self.anchor
         if self.load or (mode > 3 and not self.out):
-            self.steady, self.step = clock + 1, 0
-        elif not self.loaded or self.hold or not (self.gate or mode == 1 or mode == 5):
-            self.steady, self.step = FOREVER, 0
+            self.steady = self.anchor + 1
+        elif not self.counts():
+            self.steady = FOREVER
         else:
-            # In mode 2 OUT is low for the last clock.
-            self.steady = clock + self.left - (mode == 2 and self.left > 1)
-            self.step = 2 if mode == 3 else 1
-        self.at_zero = value + self.step * clock
+            self.steady = self.anchor + left - (mode == 2 and left > 1)  # low for the last clock
+        return self.high
+
+    def counts(self) -> bool:
+        """Whether each clock counts, as it is."""
+        return self.loaded and not self.hold and (self.gate or self.mode == 1 or self.mode == 5)
+
+    def value(self, clock: int) -> int:
+        """The counting element as it is read: 16 bits, binary or BCD."""
+        left = self.end - clock
+        return left * self.step & 0xFFFF if left > 0 else self.look(clock)
+
+    def look(self, clock: int) -> int:
+        """As value(), when it is not known ahead."""
+        self.sync(clock)
+        if not self.loaded:
+            return self.shown
+        left, step = self.left, 1
+        if self.mode == 3:
+            left, step = left - (self.half and self.period & 1), 2
+        if not self.bcd and not self.load and self.counts():
+            self.end, self.step = self.anchor + left, step
+        value = left * step % self.modulus
+        return int_to_bcd(value) if self.bcd else value
 
     # --- accesses
 
@@ -267,7 +272,7 @@ class Counter:
         if level is self.gate:
             return
         self.sync(clock)
-        self.steady = 0
+        self.steady = self.end = 0
         self.gate = level
         if level and self.written and self.mode in (1, 2, 3, 5):
             self.load = True
@@ -275,7 +280,7 @@ class Counter:
     def write(self, value: int, clock: int) -> None:
         """A byte of the count."""
         self.sync(clock)
-        self.steady = 0
+        self.steady = self.end = 0
         if self.access == LOW:
             self.set_count(value)
         elif self.access == HIGH:
@@ -300,32 +305,45 @@ class Counter:
 
     def read(self, now: Callable[[], int]) -> int:
         """What was latched, status first, else a byte of the running count; `now` gives the clock."""
+        if self.latched:
+            return self.read_latched()
+        clock = now()
+        left = self.end - clock
+        value = left * self.step if left > 0 else self.look(clock)  # value(), without a call
+        if self.read_high:
+            self.read_high = False
+            return value >> 8 & 0xFF
+        access = self.access
+        if access == BOTH:
+            self.read_high = True
+        elif access == HIGH:
+            return value >> 8 & 0xFF
+        return value & 0xFF
+
+    def read_latched(self) -> int:
         if self.status >= 0:
             status, self.status = self.status, -1
+            self.latched = self.latch >= 0
             return status
         value = self.latch
-        if value < 0:
-            clock = now()
-            if clock < self.steady and not self.bcd:  # value(), the short way
-                value = self.at_zero - self.step * clock & 0xFFFF
-            else:
-                value = self.value(clock)
         if self.access == BOTH and not self.read_high:
             self.read_high = True
             return value & 0xFF
-        self.read_high = False
+        self.read_high = self.latched = False
         self.latch = -1
         return value & 0xFF if self.access == LOW else value >> 8
 
     def latch_count(self, clock: int) -> None:
         if self.latch < 0:
             self.latch = self.value(clock)
+            self.latched = True
             self.read_high = False
 
     def latch_status(self, clock: int) -> None:
         if self.status < 0:
             level = self.level(clock)
             self.status = level << 7 | self.null << 6 | self.control
+            self.latched = True
 
     # --- state
 
@@ -359,8 +377,10 @@ class Counter:
         self.count = min(max(state.count, 1), self.modulus)
         self.period = min(max(state.period, 1), self.modulus)
         self.left = min(max(state.left, 1), self.modulus)
-        self.low_byte, self.read_high = min(max(state.low_byte, -1), 0xFF), state.read_high
+        self.low_byte = min(max(state.low_byte, -1), 0xFF)
+        self.read_high = state.read_high and self.access == BOTH
         self.latch, self.status = min(max(state.latch, -1), 0xFFFF), min(max(state.status, -1), 0xFF)
+        self.latched = self.latch >= 0 or self.status >= 0
         self.shown = state.shown & 0xFFFF
         self.half, self.load, self.loaded = state.half, state.load, state.loaded
         self.hold, self.due, self.out = state.hold, state.due, state.out
