@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import sys
 import threading
 from itertools import pairwise
 from types import SimpleNamespace
@@ -13,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from vbox_pdm import Mmio, PdmError, Ports, hookimpl
+from vbox_pdm import Device, DeviceType, Mmio, PdmError, Ports, hookimpl
 from vbox_pdm.dmaviews import SCRATCH, DmaHandle
 from vbox_pdm.engine import ALL_SIZES, Exit
 from vbox_pdm.hooks import MethodHooks
 from vbox_pdm.hookspecs import PROJECT, InstanceSpecs, VmSpecs
+from vbox_pdm.instance import Instance
 from vbox_pdm.lines import Wires
 from vbox_pdm.tables import BAR, RegionTable, wrap_region
 from vbox_pdm.workers import WorkerThread
@@ -383,3 +386,29 @@ def test_method_hooks_register_leaves_attributes_as_they_are(kind: Any) -> None:
     hooks.hook.pdm_power_on()
     assert plugin.calls == 2
     assert hooks.is_registered(plugin)
+
+
+# --- instances
+
+
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython" or sys.version_info[:2] != (3, 11),
+    reason="it is CPython 3.11 that looks up attributes of some instances the slow way",
+)
+def test_instance_attributes_of_its_object_are_looked_up_the_quick_way() -> None:
+    class Thing(Device[None]):
+        def read(self) -> int:
+            return self.value  # type: ignore[attr-defined, no-any-return]
+
+    instance = Instance(DeviceType("thing", Thing), 0, Thing())
+    instance.object.value = 1
+
+    ways = set()
+    for _ in range(20):
+        for _ in range(100):
+            instance.object.read()
+        ways |= {
+            each.opname for each in dis.get_instructions(Thing.read, adaptive=True) if "ATTR" in each.opname
+        }
+
+    assert ways == {"LOAD_ATTR_WITH_HINT"}

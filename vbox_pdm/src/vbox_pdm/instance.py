@@ -64,10 +64,6 @@ class Instance:
 
     def __attrs_post_init__(self) -> None:
         self.manager.register(self.object)
-        # pluggy has called dir() of it, and since then its __dict__ shares the keys of its class's instances: in
-        # CPython 3.11 and 3.12 each use of an attribute would be a slow one, for good.  One of its own is quick.
-        if hasattr(self.object, "__dict__"):
-            self.object.__dict__ = dict(self.object.__dict__)
 
     @property
     def name(self) -> str:

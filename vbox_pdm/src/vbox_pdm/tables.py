@@ -255,7 +255,10 @@ class _Picker:
             if entry.row is not None and (entry.first, entry.end) == (self.first, end):
                 direct = entry.claims & entry.row.direct & ~taken
                 if direct:
-                    return evolve(entry.row, adapted_read=self.read, adapted_write=self.write, direct=direct)
+                    return evolve(
+                        entry.row, adapted_read=self.read, adapted_write=self.write, direct=direct,
+                        read_string=None, write_string=None,
+                    )  # fmt: skip
             taken |= entry.claims
         return None
 
