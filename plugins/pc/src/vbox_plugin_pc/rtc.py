@@ -193,10 +193,11 @@ class RealTimeClock(Device[Config]):
     def read(self, offset: int, size: int) -> int:
         if offset == 1:
             index = self.index
-            if index > REG_D and index != CENTURY:
+            if index == REG_A:
+                if self.now() < self.calm:
+                    return self.cmos[REG_A]
+            elif index > REG_D and index != CENTURY:
                 return self.cmos[index]
-            if index == REG_A and self.now() < self.calm:
-                return self.cmos[REG_A]
             return self.read_register(index)
         return self.cmos[self.index2] if offset == 3 else 0xFF
 

@@ -145,7 +145,7 @@ class Vga(Device[Config]):
             self.pci.rom(Rom("video bios", rom))
         self.screen = helpers.lun(0, Display, "screen")
         self.look_again = helpers.timer("look again", Clock.REAL, self._told)
-        self.now = helpers.now
+        self.now = helpers.reader(Clock.VIRTUAL)
         self._readers = self._general_readers()
         self._writers = self._general_writers()
         self._power_on_values()
@@ -355,7 +355,7 @@ class Vga(Device[Config]):
             if not self.subsystem or (self.misc & MISC_COLOUR != 0) is not colour:
                 return 0xFF
             self.flip_flop = False
-            return self.timing.status(self.now(Clock.VIRTUAL))
+            return self.timing.status(self.now())
 
         def write(offset: int, size: int, value: int) -> None:
             if self._answers(colour):
