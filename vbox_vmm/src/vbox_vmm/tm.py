@@ -356,9 +356,10 @@ class TimeManager:
             count = 0
             if self._ticking:
                 count += self._run_sync()
-            if self._ticking:
+            if self._ticking and self._virtual_queue.heap:
                 count += self._run_queue(self._virtual_queue, self._virtual_now())
-            count += self._run_queue(self._real_queue, self._host())
+            if self._real_queue.heap:
+                count += self._run_queue(self._real_queue, self._host())
             return count
         finally:
             self._running = self._in_sync = False
