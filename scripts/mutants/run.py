@@ -232,10 +232,9 @@ def _failures(reports: Path) -> tuple[tuple[str, ...], str]:
 
 
 def _in_order(folder: Path, mutant: Mutant) -> list[Path]:
-    """The test files, those that speak of the mutant's types first."""
+    """The test files that speak of the mutant's types or module, those that do so most first; all where
+    none does."""
     words = re.compile("|".join(re.escape(word) for word in (*mutant.names, Path(mutant.file).stem)))
-
-    def mentions(path: Path) -> int:
-        return -len(words.findall(path.name + path.read_text()))
-
-    return sorted(folder.glob("test_*.py"), key=lambda path: (mentions(path), path.name))
+    files = sorted(folder.glob("test_*.py"))
+    mentions = {path: len(words.findall(path.name + path.read_text())) for path in files}
+    return sorted(filter(mentions.get, files), key=lambda path: -mentions[path]) or files
