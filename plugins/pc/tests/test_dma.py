@@ -350,7 +350,7 @@ def test_dma_any_block_equals_units_moved_one_by_one(channel, address, units, do
     m.peer.step = step * unit
     m.program(channel, address, units, WRITE | (DOWN if down else 0))
     m.request(channel)
-    m.bench.advance(1_000_000)  # many calls are made in several goes
+    m.bench.advance(10_000_000)  # many calls are made in several goes
     window = 0x10000 * unit
     wanted: dict[int, int] = {}
     at = address
@@ -362,7 +362,7 @@ def test_dma_any_block_equals_units_moved_one_by_one(channel, address, units, do
         assert m.bench.memory_read(where, 1)[0] == value
     m.program(channel, address, units, READ | (DOWN if down else 0))
     m.request(channel)
-    m.bench.advance(1_000_000)  # many calls are made in several goes
+    m.bench.advance(10_000_000)  # many calls are made in several goes
     assert bytes(m.peer.received[channel]) == m.peer.outgoing[channel][: units * unit]
 
 

@@ -55,8 +55,8 @@ MODE_AUTO, MODE_DOWN, MODE_CASCADE = 0x10, 0x20, 0xC0
 COMMAND_MEMORY, COMMAND_HOLD, COMMAND_OFF, COMMAND_ROTATE = 0x01, 0x02, 0x04, 0x10
 PAGE_OF = (7, 3, 1, 2, 15, 11, 9, 10)
 """Which of the sixteen page registers belongs to a channel."""
-UNIT_NS = 1_000
-"""What a unit takes when more is to be moved than is bounded work."""
+UNIT_NS, CALL_NS = 1_000, 8_000
+"""What a unit takes, and at least what a call of the device, when more is to be moved than is bounded work."""
 MAX_CALLS = 64
 """Calls of a device in one go."""
 
@@ -224,13 +224,13 @@ class Channel:
             self.controller.mask |= self.bit
 
     def service(self) -> int:
-        """Let the device move what it has; returns the units when there may be more, else 0."""
+        """Let the device move what it has; returns the ns that this takes when there may be more, else 0."""
         if self.transfer is None:
             # A software request for a channel with nothing on it: the cycles run empty.
             self.move_on(self.count + 1)
             return 0
-        moved = 0
-        for _ in range(MAX_CALLS):
+        moved = calls = 0
+        for calls in range(1, MAX_CALLS + 1):
             total, position = self.total, self.position
             reached = min(max(self.transfer(position, total), position), total)
             units = reached - position >> self.shift
@@ -241,7 +241,7 @@ class Channel:
                 break
             if not self.controller.wants(self.bit):
                 return 0
-        return moved if self.controller.wants(self.bit) else 0
+        return max(moved * UNIT_NS, calls * CALL_NS) if self.controller.wants(self.bit) else 0
 
     # --- state
 
@@ -478,7 +478,7 @@ class DmaControllers(Device[Config]):
     def run(self, item: None) -> None:
         """Service all that ask, by priority; controller 1 asks in place of channel 4, the first."""
         self.scheduled = False
-        units = 0
+        taken = 0
         for controller in self.controllers:
             for channel in controller.by_priority():
                 if channel.number == 4 or not self.allowed(channel):
@@ -487,9 +487,9 @@ class DmaControllers(Device[Config]):
                 if controller.copies_memory(channel):
                     controller.copy_memory()
                 else:
-                    units += channel.service()
-        if units:
-            self.more.set_relative(units * UNIT_NS)
+                    taken += channel.service()
+        if taken:
+            self.more.set_relative(taken)
 
     def run_more(self) -> None:
         self.schedule()
