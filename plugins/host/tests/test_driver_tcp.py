@@ -7,14 +7,14 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from host_streams import make
+from host_streams import Line, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbox_pdm import PdmError
 from vbox_pdm.testing import Bench
 from vbox_plugin_host import tcp
-from vbox_plugin_host.pump import CHUNK, LIMIT
+from vbox_plugin_host.pump import CHUNK, LIMIT, MOST_CALLS
 
 UP, DOWN = (True, True, False, True), (False, False, False, False)
 BIG = bytes(range(256)) * 4096  # 1 MiB, more than all buffers on the way
@@ -62,6 +62,20 @@ def test_server_serves_one_client_after_the_other(bench: Bench) -> None:
             line.send(b"client %d" % number)
             assert peer.recv(100) == b"client %d" % number
         assert bench.wait(lambda: line.status == DOWN)
+
+
+def test_device_that_always_has_room_gets_bytes_in_several_goes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Line, "char_room", lambda self: 16)
+    line, driver = make(bench, tcp, "tcp")
+    data = bytes(range(256)) * 16
+
+    driver._event(data)
+    at_once = len(line.taken)
+
+    assert at_once == 16 * MOST_CALLS < len(data)
+    assert bench.wait(lambda: line.taken == data)
 
 
 def test_slow_guest_slows_down_the_peer_and_loses_nothing(bench: Bench) -> None:

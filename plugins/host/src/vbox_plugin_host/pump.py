@@ -31,6 +31,8 @@ QUEUE_ITEMS = 256
 BATCH_SECONDS = 0.001
 """How long output is gathered after a write: a guest sends byte by byte, and a system call and a
 turn of the interpreter lock for each would slow it down.  The first byte after a rest goes at once."""
+MOST_CALLS = 64
+"""How often the device is given bytes before the guest may run again."""
 DRAIN_SECONDS = 2.0
 """How long the last words of a guest may take to leave at the end."""
 
@@ -41,6 +43,7 @@ class Event(enum.Enum):
     SENDABLE = "sendable"
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
+    MORE = "more"  # the EMT's own: the device may have room for what is left
 
 
 class Gone(enum.Enum):
@@ -65,6 +68,7 @@ class CharDriver(Driver[C]):
         self._unread = 0  # bytes read that the device has not taken; under the lock
         self._waiting = bytearray()  # the EMT's part of them
         self._delivering = False
+        self._more = False  # it was left at that, and is to be gone on with
         self.connected = False
         self.wake_read = self._wake_write = -1
         self.worker: Worker | None = None
@@ -263,20 +267,27 @@ class CharDriver(Driver[C]):
             self.wake()
         if isinstance(item, bytes):
             self._waiting += item
-            self._deliver()
         elif item is Event.SENDABLE:
             self.above.char_sendable()
-        else:
+        elif item is not Event.MORE:
             up = item is Event.CONNECTED
             self.above.char_status(up, up, False, up)
+        if self._more or isinstance(item, bytes):
+            self._deliver()
 
     def _deliver(self) -> None:
         if self._delivering:  # the device took bytes and says so while it takes them
             return
         self._delivering = True
-        delivered = 0
+        self._more = False
+        delivered = calls = 0
         try:
             while self._waiting and (room := self.above.char_room()) > 0:
+                if calls == MOST_CALLS:
+                    self._more = True
+                    self._queue.put(Event.MORE)  # where that is full, the next event goes on
+                    break
+                calls += 1
                 chunk = bytes(self._waiting[:room])
                 del self._waiting[:room]
                 delivered += len(chunk)

@@ -56,7 +56,7 @@ COMMAND_MEMORY, COMMAND_HOLD, COMMAND_OFF, COMMAND_ROTATE = 0x01, 0x02, 0x04, 0x
 PAGE_OF = (7, 3, 1, 2, 15, 11, 9, 10)
 """Which of the sixteen page registers belongs to a channel."""
 UNIT_NS, CALL_NS = 1_000, 8_000
-"""What a unit takes, and at least what a call of the device, when more is to be moved than is bounded work."""
+"""What a unit takes, and at least a call of the device, when more is to be moved than is bounded work."""
 MAX_CALLS = 64
 """Calls of a device in one go."""
 
@@ -230,7 +230,8 @@ class Channel:
             self.move_on(self.count + 1)
             return 0
         moved = calls = 0
-        for calls in range(1, MAX_CALLS + 1):
+        while calls < MAX_CALLS:
+            calls += 1
             total, position = self.total, self.position
             reached = min(max(self.transfer(position, total), position), total)
             units = reached - position >> self.shift
