@@ -26,6 +26,7 @@ SURVIVORS = Path(__file__).parent / "survivors.toml"
 CLASSES = {
     "equivalent": "No difference that anybody could see.",
     "specification": "Only who knows the chip can tell: a test of the device itself finds it.",
+    "untested": "Only who knows the chip can tell, and no test of the device does yet.",
     "hole": "A conformance kit could find it, and ours does not yet.",
 }
 _TITLES = {CATALOGUE: "Faults written down by hand", DRAWN: "Faults drawn by chance"}
