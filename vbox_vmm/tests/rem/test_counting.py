@@ -159,7 +159,8 @@ def make(code: bytes, buffer: int = 1 << 20) -> tuple[Guest, Trace]:
 
 def assemble(steps: Sequence[Step]) -> bytes:
     # The latch's port must not become the interrupt's, whatever AL is; a page holds all code.
-    code = b"".join(bytes.fromhex(step.code) for step in steps) + HLT
+    # An interrupt may wake it from the HLT: then it comes there again.
+    code = b"".join(bytes.fromhex(step.code) for step in steps) + HLT + bytes.fromhex("ebfd")
     assert len(code) < 0xF00
     return code
 
