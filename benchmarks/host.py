@@ -86,7 +86,7 @@ def exits(machine: Machine, chosen: Sequence[str]) -> Mapping[str, float]:
             "hog": _probe("hog=on"),
         }
         for load in chosen:
-            guest = Multiboot(kernel, "alone" if load == "hog" else load, disk if load == "images" else None)
+            guest = Multiboot(kernel, load, disk if load == "images" else None)
             work = marks.run(_with(machine, more.get(load, [])), guest)[0]
             values[load] = work.seconds / work.operations * 1e9
     return values

@@ -232,3 +232,23 @@ def test_type_of_a_wrong_name_is_refused(name: str) -> None:
 def test_type_that_allows_no_instance_is_refused() -> None:
     with pytest.raises(RegistrationError):
         DeviceType("x", Nothing, max_instances=0)
+
+
+def test_generation_changes_only_once_the_plugin_is_there() -> None:
+    # Another thread that sees the number looks at once, and not again.
+    manager = Catalogue([]).manager
+    seen = []
+
+    class Plugin:
+        def __dir__(self) -> list[str]:
+            seen.append(manager.generation)
+            return []
+
+    before = manager.generation
+    plugin = Plugin()
+    manager.register(plugin)
+    registered = manager.generation
+    manager.unregister(plugin)
+
+    assert set(seen) == {before}
+    assert before < registered < manager.generation

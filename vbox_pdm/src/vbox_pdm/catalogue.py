@@ -43,12 +43,14 @@ class Plugins(pluggy.PluginManager):
     generation = 0
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
-        self.generation += 1
-        return super().register(plugin, name)
+        registered = super().register(plugin, name)
+        self.generation += 1  # after the change: who sees the number must see what it stands for
+        return registered
 
     def unregister(self, plugin: object | None = None, name: str | None = None) -> Any:
+        removed = super().unregister(plugin, name)
         self.generation += 1
-        return super().unregister(plugin, name)
+        return removed
 
 
 class PluginState(enum.Enum):

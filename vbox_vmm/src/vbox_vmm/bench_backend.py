@@ -31,7 +31,7 @@ from vbox_pdm.timers import Clock
 from vbox_vmm.cfgm import Node
 from vbox_vmm.hostmem import check_packed, pack, unpack
 from vbox_vmm.iom import Iom
-from vbox_vmm.pdm.manager import Pdm, Taps, nobody
+from vbox_vmm.pdm.manager import Pdm, Taps, no_controller
 from vbox_vmm.pdm.owned import Plan
 from vbox_vmm.pgm import Pgm
 from vbox_vmm.tm import TimeManager, TmState
@@ -70,7 +70,7 @@ class KernelBench:
         self._settling = False
         self._state = "created"
         self._waiting_since = 0.0
-        self.acknowledge_interrupt: Callable[[], int] = nobody
+        self.acknowledge_interrupt: Callable[[], int] = no_controller
         self.pgm = Pgm(ram, HOLE, least=1 << 20)
         self.pgm.on_written = taps.dma_written
         self.tm = TimeManager(host_clock=lambda: self._host, utc_clock=lambda: utc + self._host - START)

@@ -31,7 +31,7 @@ from vbox_vmm.em import Em, EmState, ForcedAction
 from vbox_vmm.instruction_clock import InstructionClock
 from vbox_vmm.iom import Iom
 from vbox_vmm.lock import Doorbell, VmLock
-from vbox_vmm.pdm.manager import Pdm, nobody
+from vbox_vmm.pdm.manager import Pdm, no_controller
 from vbox_vmm.pgm import Pgm
 from vbox_vmm.tm import TimeManager
 from vbox_vmm.tm_config import Source, read_config
@@ -93,7 +93,7 @@ class Vm:
         self._idle = Doorbell()
         self._em: Em | None = None
         self.lock = VmLock(self.kick)
-        self.acknowledge_interrupt: Callable[[], int] = nobody
+        self.acknowledge_interrupt: Callable[[], int] = no_controller
         """The engine takes an interrupt: what the controller calls `acknowledge`."""
         self._emt = threading.Thread(target=self._emt_main, name=f"EMT:{self.name}", daemon=True)
         self._emt.start()

@@ -229,6 +229,8 @@ def test_interrupt_whose_acknowledge_fails_is_not_taken_and_told(guest: Guest, a
     told = [type(error) for error in guest.host.not_acknowledged]
     wanted = type(answer) if isinstance(answer, BaseException) else TypeError
     assert (state.rip, told) == (CODE + 4, [wanted])
+    if isinstance(answer, BaseException):  # for the log
+        assert guest.host.not_acknowledged[0].__traceback__ is not None
 
 
 @pytest.mark.parametrize("answer", [0x131, 1 << 100 | 0x31, 0x31 - 0x100])

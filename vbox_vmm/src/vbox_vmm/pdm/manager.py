@@ -68,7 +68,7 @@ class Taps:
     """Whether errors of mem_setup and power_on come out."""
 
 
-def nobody() -> int:
+def no_controller() -> int:
     """INTA without an interrupt controller."""
     return -1
 
@@ -238,7 +238,7 @@ class Pdm:
     def _connect_pic(self, pic: Pic | None) -> None:
         self._pic = pic
         self.isa.connect(pic)
-        self.services.acknowledge_interrupt = pic.acknowledge if pic is not None else nobody
+        self.services.acknowledge_interrupt = pic.acknowledge if pic is not None else no_controller
 
     # --- looking up
 

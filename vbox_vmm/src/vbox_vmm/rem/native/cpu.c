@@ -38,18 +38,14 @@ void machine_kick(Machine *m)
 /* The host's `acknowledge_interrupt` raised. */
 static void acknowledge_failed(Machine *m)
 {
-    PyObject *type, *error, *trace, *outcome;
+    PyObject *error = take_exception();
+    PyObject *outcome = PyObject_CallMethod(m->host, "acknowledge_failed", "O", error);
 
-    PyErr_Fetch(&type, &error, &trace);
-    PyErr_NormalizeException(&type, &error, &trace);
-    outcome = PyObject_CallMethod(m->host, "acknowledge_failed", "O", error ? error : Py_None);
     if (outcome == NULL) {
         PyErr_WriteUnraisable(m->host);
     }
     Py_XDECREF(outcome);
-    Py_XDECREF(type);
-    Py_XDECREF(error);
-    Py_XDECREF(trace);
+    Py_DECREF(error);
 }
 
 static int acknowledge(Machine *m)

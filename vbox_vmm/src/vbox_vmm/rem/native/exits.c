@@ -162,19 +162,33 @@ static inline Row *mmio_find(Table *t, uint64_t address, uint64_t *next)
 
 /* ---- calling a handler ------------------------------------------------------------------------- */
 
-void report_failure(Machine *m, PyObject *owner, uint64_t offset, unsigned size, const uint64_t *value,
-                    PyObject *result)
+PyObject *take_exception(void)
 {
-    PyObject *type, *error, *trace, *outcome, *v;
+    PyObject *type, *error, *trace;
 
-    if (result != NULL) {
-        PyErr_Format(PyExc_TypeError, "a handler must not return %R", (PyObject *)Py_TYPE(result));
-    }
     PyErr_Fetch(&type, &error, &trace);
     PyErr_NormalizeException(&type, &error, &trace);
     if (error != NULL && trace != NULL) {
         PyException_SetTraceback(error, trace);
     }
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    if (error == NULL) {
+        error = Py_None;
+        Py_INCREF(error);
+    }
+    return error;
+}
+
+void report_failure(Machine *m, PyObject *owner, uint64_t offset, unsigned size, const uint64_t *value,
+                    PyObject *result)
+{
+    PyObject *error, *outcome, *v;
+
+    if (result != NULL) {
+        PyErr_Format(PyExc_TypeError, "a handler must not return %R", (PyObject *)Py_TYPE(result));
+    }
+    error = take_exception();
     if (value != NULL) {
         v = PyLong_FromUnsignedLongLong(*value);
     } else {
@@ -182,15 +196,13 @@ void report_failure(Machine *m, PyObject *owner, uint64_t offset, unsigned size,
         Py_INCREF(v);
     }
     outcome = PyObject_CallMethod(m->host, "handler_failed", "OKIOO", owner, (unsigned long long)offset, size, v,
-                                  error ? error : Py_None);
+                                  error);
     if (outcome == NULL) {
         PyErr_WriteUnraisable(m->host);
     }
     Py_XDECREF(outcome);
     Py_XDECREF(v);
-    Py_XDECREF(type);
-    Py_XDECREF(error);
-    Py_XDECREF(trace);
+    Py_DECREF(error);
 }
 
 static inline uint64_t width_mask(unsigned size)

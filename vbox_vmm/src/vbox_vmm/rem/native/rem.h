@@ -298,6 +298,7 @@ void table_free(Table *);
 uint64_t port_read(Machine *, uint32_t port, unsigned size);
 void port_write(Machine *, uint32_t port, unsigned size, uint64_t value);
 /* Tell the host what went wrong; takes the current exception, or says that the result is of no use. */
+PyObject *take_exception(void); /* what was raised, with its traceback; None when nothing was */
 void report_failure(Machine *, PyObject *owner, uint64_t offset, unsigned size, const uint64_t *value,
                     PyObject *result);
 uint64_t mmio_read(Machine *, uint64_t address, unsigned size);
