@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from host_streams import make
 
 from vbox_pdm import PdmError
 from vbox_pdm.testing import Bench
-from vbox_plugin_host import file
+from vbox_plugin_host import file, pump
 
 BIG = bytes(range(256)) * 4096
 
@@ -51,6 +52,20 @@ def test_large_output_is_whole_at_the_end(bench: Bench, tmp_path: Path) -> None:
     bench.destruct()
 
     assert path.read_bytes() == BIG
+
+
+def test_input_that_finds_the_queue_full_comes_later(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "QUEUE_ITEMS", 1)
+    source = tmp_path / "input"
+    source.write_bytes(BIG)
+    line, driver = make(bench, file, "file", path=str(tmp_path / "out"), input=str(source))
+    until = time.monotonic() + 5
+    while not driver._posts and time.monotonic() < until:  # nobody empties the queue meanwhile
+        time.sleep(0.001)
+
+    assert bench.wait(lambda: line.taken == BIG)
 
 
 def test_input_is_read_at_the_guests_pace_to_its_end(bench: Bench, tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ class CharDriver(Driver[C]):
         ready, _, _ = select.select([self.wake_read], [], [], seconds)
         if ready:
             self._drain_wake()
+            self._post_waiting()
 
     def discard(self, discarding: bool) -> None:
         """Whether what the guest sends goes nowhere: nobody is there to read it."""
