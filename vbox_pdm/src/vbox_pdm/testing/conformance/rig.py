@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -305,11 +305,17 @@ class Rig:
         self.release()
         if not self.has_workers or self.bench.state != "running":
             return
+        if not self._comes(lambda: not self.media.pending + self.drive.pending):
+            raise Violation("requests", "a request is not completed although nothing holds it back")
+
+    def _comes(self, condition: Callable[[], object]) -> bool:
+        """Whether workers make it true in a time that is long for them."""
         end = time.monotonic() + 1.5 * ACCESS_WALL
-        while not self.bench.wait(lambda: not self.media.pending + self.drive.pending, ACCESS_WALL / 2):
+        while not self.bench.wait(condition, ACCESS_WALL / 2):
             # A worker that has no CPU, or whose host's disk is busy, has lost nothing.
             if not self.watch.at_work() or time.monotonic() > end:
-                raise Violation("requests", "a request is not completed although nothing holds it back")
+                return False
+        return True
 
     @property
     def has_workers(self) -> bool:
@@ -372,7 +378,7 @@ class Rig:
         if line is None or self.bench.runtime_errors:
             return
         neighbours.set_mood(self.upper, neighbours.moods(self.upper)[0])
-        self.bench.wait(lambda: line.complete)
+        self._comes(lambda: line.complete)
         self.check("the end of what comes up")
         line.check_coming(settled=True)
 
