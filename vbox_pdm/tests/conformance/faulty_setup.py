@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 
 from attrs import frozen
@@ -17,7 +19,9 @@ from vbox_pdm import (
     Keyboard,
     KeyboardAbove,
     PdmError,
+    RuntimeErrorFlags,
     State,
+    Worker,
     key,
 )
 from vbox_pdm.testing import Bench, FakeStream
@@ -271,6 +275,31 @@ class HasAShortTape(Tape):
 class Stutters(Tape):
     def pdm_construct(self) -> None:
         self.greeting = bytearray(b"hhello")
+
+
+@correct
+class IsFull(Tape):
+    """Nothing fits, and that is known only after a while."""
+
+    setup = Setup(far_end=FarEnd(lambda config: b"", lambda config, sent: b"hello"))
+
+    def pdm_construct(self) -> None:
+        super().pdm_construct()
+        self.asked = threading.Event()
+        self.helpers.worker("writer", self.write, self.asked.set)
+
+    def char_send(self, data: bytes) -> int:
+        self.asked.set()
+        return 0
+
+    def write(self, worker: Worker) -> None:
+        self.asked.wait()
+        time.sleep(0.05)
+        if worker.running:
+            self.helpers.set_runtime_error(RuntimeErrorFlags.SUSPEND, "TapeIsFull", "Turn the tape")
+        while worker.running:
+            self.asked.clear()
+            self.asked.wait()
 
 
 @correct

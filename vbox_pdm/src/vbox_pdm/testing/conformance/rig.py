@@ -375,12 +375,13 @@ class Rig:
     def check_line(self) -> None:
         """Give what is above a driver room, and its other end time, then see whether anything is missing."""
         line = self.line
-        if line is None or self.bench.runtime_errors:
+        if line is None:
             return
         neighbours.set_mood(self.upper, neighbours.moods(self.upper)[0])
-        self._comes(lambda: line.complete)
+        self._comes(lambda: line.complete or self.bench.runtime_errors)
         self.check("the end of what comes up")
-        line.check_coming(settled=True)
+        if not self.bench.runtime_errors:  # one may come as late as the characters
+            line.check_coming(settled=True)
 
     def check_own(self, what: str) -> None:
         """The author's own properties."""
