@@ -12,10 +12,11 @@
 #define _GNU_SOURCE
 #include "rem.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/timerfd.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { PRIVATE_REQUEST = 0x8000 };
 
@@ -350,64 +351,33 @@ uint64_t tsc_read(Machine *m, uintptr_t back)
     return ticks;
 }
 
-/* Sleep until somebody calls or this time has come; 0 for as long as it takes. */
-static void timer_sleep(Machine *m, uint64_t until_ns)
-{
-    if (until_ns == 0) {
-        m->timer_waits_for = UINT64_MAX;
-        pthread_cond_wait(&m->timer_changed, &m->timer_lock);
-    } else {
-        struct timespec until = {(time_t)(until_ns / 1000000000), (long)(until_ns % 1000000000)};
-
-        m->timer_waits_for = until_ns;
-        pthread_cond_timedwait(&m->timer_changed, &m->timer_lock, &until);
-    }
-}
-
+/* Sleeps in a timerfd: a deadline that is moved wakes nobody up. */
 static void *timer_main(void *argument)
 {
     Machine *m = argument;
-    uint64_t nap = 0;
+    uint64_t times;
 
     prctl(PR_SET_NAME, "rem-deadline");
-    prctl(PR_SET_TIMERSLACK, 1);
-    pthread_mutex_lock(&m->timer_lock);
-    while (!m->timer_quit) {
-        uint64_t now = monotonic_ns();
-
-        if (m->deadline == 0) {
-            timer_sleep(m, nap);
-            nap = 0;
-        } else if (now < m->deadline) {
-            timer_sleep(m, m->deadline);
-        } else {
-            m->deadline = 0;
-            atomic_store(&m->expired, true);
-            if (atomic_load(&m->inside)) {
-                atomic_store(&m->expired, false);
-                machine_kick(m);
-            }
-            /* The next deadline comes soon, and is later than this: nobody need wake this thread. */
-            nap = now + 1000000;
+    while (read(m->timer_fd, &times, sizeof times) == sizeof times && !atomic_load(&m->timer_quit)) {
+        atomic_store(&m->expired, true);
+        if (atomic_load(&m->inside)) {
+            atomic_store(&m->expired, false);
+            machine_kick(m);
         }
     }
-    pthread_mutex_unlock(&m->timer_lock);
     return NULL;
 }
 
 static bool timer_start(Machine *m)
 {
-    pthread_condattr_t monotonic;
     pthread_attr_t small;
     sigset_t all, old;
     int error;
 
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->timer_changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&m->timer_lock, NULL);
-    m->timer_waits_for = UINT64_MAX;
+    m->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    if (m->timer_fd < 0) {
+        return false;
+    }
     pthread_attr_init(&small);
     pthread_attr_setstacksize(&small, 128 << 10);
     sigfillset(&all);
@@ -415,11 +385,21 @@ static bool timer_start(Machine *m)
     error = pthread_create(&m->timer, &small, timer_main, m);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&small);
+    if (error) {
+        close(m->timer_fd);
+    }
     m->timer_started = error == 0;
     return m->timer_started;
 }
 
-/* Kick at this time; 0 for never.  The thread sleeps on until the earlier time when it is moved back. */
+static void timer_arm(Machine *m, uint64_t host_ns)
+{
+    struct itimerspec at = {.it_value = {(time_t)(host_ns / 1000000000), (long)(host_ns % 1000000000)}};
+
+    timerfd_settime(m->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+/* Kick at this time; 0 for never. */
 void timer_set(Machine *m, uint64_t host_ns)
 {
     if (!m->timer_started) {
@@ -431,13 +411,8 @@ void timer_set(Machine *m, uint64_t host_ns)
             return;
         }
     }
-    pthread_mutex_lock(&m->timer_lock);
-    m->deadline = host_ns;
     atomic_store(&m->expired, false);
-    if (host_ns != 0 && host_ns < m->timer_waits_for) {
-        pthread_cond_signal(&m->timer_changed);
-    }
-    pthread_mutex_unlock(&m->timer_lock);
+    timer_arm(m, host_ns);
 }
 
 void timer_stop(Machine *m)
@@ -445,12 +420,9 @@ void timer_stop(Machine *m)
     if (!m->timer_started) {
         return;
     }
-    pthread_mutex_lock(&m->timer_lock);
-    m->timer_quit = true;
-    pthread_cond_signal(&m->timer_changed);
-    pthread_mutex_unlock(&m->timer_lock);
+    atomic_store(&m->timer_quit, true);
+    timer_arm(m, 1);
     pthread_join(m->timer, NULL);
-    pthread_cond_destroy(&m->timer_changed);
-    pthread_mutex_destroy(&m->timer_lock);
+    close(m->timer_fd);
     m->timer_started = false;
 }

@@ -12,7 +12,7 @@
  *   module.c   the Python type
  *
  * Threads: everything runs on the thread that calls `run`, with the GIL released while guest code
- * runs, except what `attention`, `kicked`, `irq`, `nmi` and the deadline's mutex carry across.
+ * runs, except what `attention`, `kicked`, `irq`, `nmi` and the deadline's flags carry across.
  */
 #ifndef VBOX_REM_H
 #define VBOX_REM_H
@@ -122,10 +122,9 @@ typedef struct Machine {
     unsigned __int128 tsc_scale;
 
     pthread_t timer;
-    pthread_mutex_t timer_lock;
-    pthread_cond_t timer_changed;
-    bool timer_started, timer_quit;
-    uint64_t deadline, timer_waits_for;
+    int timer_fd;
+    bool timer_started;
+    atomic_bool timer_quit;
     atomic_bool inside, expired; /* a deadline that passes while no guest runs is for the next run */
 
     CpuidRow *cpuid;
