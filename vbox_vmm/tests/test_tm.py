@@ -134,7 +134,8 @@ def test_warp_percentage_scales_virtual_time_and_tsc() -> None:
     tm.set_warp_percentage(50)
     host.now += 100
     assert tm.now(Clock.VIRTUAL_SYNC) == 250
-    assert tm.tsc_mapping().hz == tm.frequency(Clock.TSC) // 2
+    _ticks, _time, hz, _limit = tm.tsc_mapping()
+    assert hz == tm.frequency(Clock.TSC) // 2
     with pytest.raises(ConfigError):
         tm.set_warp_percentage(1)
 
@@ -414,15 +415,15 @@ def test_halted_until_next_realtime_sleeps() -> None:
 def test_tsc_mapping_follows_timers_and_pauses() -> None:
     host, tm = make()
     host.now += 100
-    assert (tm.tsc_mapping().ticks, tm.tsc_mapping().limit) == (100, NO_LIMIT)
+    assert tm.tsc_mapping() == (100, host.now, SECOND, NO_LIMIT)
     version = tm.tsc_version
     assert tm.run_due() == 0
     assert tm.tsc_version == version
     tm.create("a", Clock.VIRTUAL_SYNC, nothing).set(500)
     assert tm.tsc_version != version
-    assert tm.tsc_mapping().limit == 500
+    assert tm.tsc_mapping() == (100, host.now, SECOND, 500)
     tm.pause()
-    assert (tm.tsc_mapping().ticks, tm.tsc_mapping().hz) == (100, 0)
+    assert tm.tsc_mapping() == (100, host.now, 0, NO_LIMIT)
 
 
 # Catch-up
@@ -487,10 +488,10 @@ def test_catch_up_any_lag_time_is_monotonic_lag_only_falls(lag: int, steps: list
     host, tm = lagging(lag)
     before, before_lag, before_tsc = tm.now(Clock.VIRTUAL_SYNC), tm.lag, tm.now(Clock.TSC)
     for step in steps:
-        mapping = tm.tsc_mapping()
+        ticks, at, hz, limit = tm.tsc_mapping()
         due = tm.next_deadline_host_ns()
         host.now += step if due == NEVER else min(step, due - host.now)
-        line = min(mapping.ticks + (host.now - mapping.host_ns) * mapping.hz // SECOND, mapping.limit)
+        line = min(ticks + (host.now - at) * hz // SECOND, limit)
         now, now_lag, tsc = tm.now(Clock.VIRTUAL_SYNC), tm.lag, tm.now(Clock.TSC)
         assert now >= before
         assert tsc >= before_tsc

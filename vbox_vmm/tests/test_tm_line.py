@@ -47,6 +47,54 @@ def test_lines_native_and_plain_give_the_same_times(
     assert theirs.sync() == ours.sync() <= later_limit
 
 
+@given(
+    times,
+    spans,
+    warps,
+    times,
+    times,
+    rates,
+    spans,
+    limits,
+    limits,
+    limits,
+    times,
+    st.integers(1, 1 << 40),
+)
+def test_lines_native_and_plain_tell_the_same_moments_and_tsc(
+    anchor: int, passed: int, warp: int, v0: int, s0: int, rate: int, span: int, limit: int, sync: int,
+    virtual: int, offset: int, hz: int,
+) -> None:  # fmt: skip
+    def source() -> int:
+        return anchor + passed
+
+    ours, theirs = PlainLine(source), native.Line(source)
+    for each in (ours, theirs):
+        each.set(anchor, v0, warp, v0, s0, rate, v0 + span, limit)
+
+    assert theirs.virtual_of(sync) == ours.virtual_of(sync)
+    assert theirs.source_of(virtual) == ours.source_of(virtual)
+    assert theirs.mapping(offset, hz) == ours.mapping(offset, hz)
+
+
+@pytest.mark.parametrize("kind", [PlainLine, native.Line])
+@given(warp=warps, rate=rates, span=spans, ahead=spans)
+def test_line_moments_are_the_first_at_which_the_clock_has_come_so_far(
+    kind: Callable[..., tm_line.Line], warp: int, rate: int, span: int, ahead: int
+) -> None:
+    now = 0
+    line = kind(lambda: now)
+    line.set(0, 1000, warp or 100, 1000, 500, rate, 1000 + span, 1 << 62)
+
+    virtual = line.virtual_of(500 + ahead)
+    now = line.source_of(virtual)
+
+    assert line.unlimited(virtual) >= 500 + ahead > line.unlimited(virtual - 1) or not ahead
+    assert line.virtual() >= virtual
+    now -= 1
+    assert line.virtual() < virtual
+
+
 def test_native_line_without_a_source_follows_the_hosts_monotonic_clock() -> None:
     line = native.Line(None)
     line.set(0, 0, 100, 0, 0, 0, 0, 1 << 62)

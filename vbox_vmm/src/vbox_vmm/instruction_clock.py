@@ -6,19 +6,9 @@ at which the next timer is due in place of a host time.  Reference: what QEMU ca
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from vbox_pdm import PdmError
 from vbox_pdm.engine import Engine, InstructionCounter
-
-
-class TscMapping(NamedTuple):
-    """TSC = min(ticks + (now - host_ns) * hz / 1e9, limit) of a clock in ns, as `Engine.set_tsc` takes it."""
-
-    ticks: int
-    host_ns: int
-    hz: int
-    limit: int
+from vbox_vmm.tm_line import TscMapping
 
 
 class InstructionClock:

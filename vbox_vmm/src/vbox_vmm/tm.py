@@ -28,7 +28,6 @@ Nothing here locks: all calls are made under the VM's lock.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
 from collections.abc import Callable
@@ -39,9 +38,9 @@ from attrs import frozen
 from vbox_pdm import Clock, PdmError, State, StateError
 from vbox_pdm.timers import check_reader
 from vbox_vmm.instruction_clock import InstructionClock
-from vbox_vmm.instruction_clock import TscMapping as TscMapping
 from vbox_vmm.tm_config import NS_PER_SECOND, Mode, TmConfig, invalid
-from vbox_vmm.tm_line import make_line
+from vbox_vmm.tm_line import NO_LIMIT as NO_LIMIT
+from vbox_vmm.tm_line import TscMapping, make_line
 from vbox_vmm.tm_timer import FAR, Queue, label, table
 from vbox_vmm.tm_timer import Timer as Timer
 from vbox_vmm.tm_timer import TimerState as TimerState
@@ -50,8 +49,6 @@ log = logging.getLogger("vbox.TM")
 
 NEVER = 0
 """As a deadline: there is none (what `Engine.set_deadline` understands)."""
-NO_LIMIT = (1 << 64) - 1
-"""As the limit of a TSC mapping: none."""
 MAX_TIMERS = 4096
 MAX_RUNS = 16
 PUT_OFF = 100_000
@@ -187,15 +184,7 @@ class TimeManager:
 
     def tsc_mapping(self) -> TscMapping:
         """The line on which the TSC runs from now on, until `tsc_version` changes."""
-        host = self._source()
-        if not self._ticking:
-            ticks = self._ticks(self._sync_at(self._base))
-            return TscMapping(ticks, host, 0, NO_LIMIT)
-        virtual = self._base + (host - self._anchor) * self._warp // 100
-        rate = self._rate if virtual < self._v_end else 0
-        hz = self._tsc_hz * self._warp * (100 + rate) // 10_000
-        limit = NO_LIMIT if self._limit == FAR else min(self._ticks(self._limit), NO_LIMIT)
-        return TscMapping(self._ticks(self._sync_at(virtual)), host, hz, limit)
+        return self._line.mapping(self._tsc_offset, self._tsc_hz)
 
     def pause(self) -> None:
         """Stop the virtual clocks.  Raises PdmError VERR_TM_TSC_ALREADY_PAUSED."""
@@ -319,7 +308,7 @@ class TimeManager:
         the present.
         """
         if self.warps:
-            target = min(self._virtual_queue.first(), self._virtual_of_sync(self._limit))
+            target = min(self._virtual_queue.first(), self._line.virtual_of(self._limit))
             if target != FAR:
                 skip = target - self._virtual_now()
                 if skip > 0:
@@ -385,11 +374,13 @@ class TimeManager:
                 "VERR_TM_LOAD_STATE", "TM: cannot load while the virtual clocks run", "Pause first"
             )
         lag = state.virtual - state.virtual_sync - state.given_up
+        tsc_offset = state.tsc - state.virtual_sync * self._tsc_hz // NS_PER_SECOND
         if (
             min(state.virtual, state.virtual_sync, state.given_up, state.rate, lag, state.executed) < 0
             or max(state.virtual, state.executed * (self.counter.ns if self.counter else 1)) >= FAR
             or state.tsc_hz <= 0
             or state.rate > 2000
+            or abs(tsc_offset) >= FAR
         ):
             raise StateError("VERR_TM_LOAD_STATE", f"TM: the saved clocks contradict each other: {state}")
         if state.tsc_hz != self._tsc_hz:
@@ -399,7 +390,7 @@ class TimeManager:
         self._base = state.virtual
         self._jumped = 0
         self._given_up = state.given_up
-        self._tsc_offset = state.tsc - state.virtual_sync * self._tsc_hz // NS_PER_SECOND
+        self._tsc_offset = tsc_offset
         self._rate = state.rate
         self._set_anchor(state.virtual, state.virtual_sync)
         for timer in self._timers:
@@ -445,19 +436,6 @@ class TimeManager:
 
     def _sync_at(self, virtual: int) -> int:
         return min(self._line.unlimited(virtual), self._limit)
-
-    def _virtual_of_sync(self, sync: int) -> int:
-        """The first virtual time at which VIRTUAL_SYNC is `sync` or more (`FAR` stays `FAR`)."""
-        if sync >= FAR:
-            return FAR
-        need = sync - self._s0
-        if not self._rate or need <= 0:
-            return self._v0 + need
-        span = self._v_end - self._v0
-        fast = span + span * self._rate // 100
-        if need <= fast:
-            return self._v0 - (-need * 100 // (100 + self._rate))
-        return self._v_end + need - fast
 
     def _set_anchor(self, virtual: int, sync: int) -> None:
         """VIRTUAL_SYNC is `sync` at `virtual`: decide how it goes on."""
@@ -509,7 +487,7 @@ class TimeManager:
         count = 0
         queue = self._sync_queue
         self._in_sync = True
-        while (timer := queue.head()) is not None and timer.key <= last and self._ticking:
+        while self._ticking and (timer := queue.take(last)) is not None:
             if timer.key > self._limit:
                 self._limit = timer.key
                 self._line.hold(timer.key)
@@ -526,7 +504,7 @@ class TimeManager:
 
     def _run_queue(self, queue: Queue, due: int) -> int:
         count = 0
-        while (timer := queue.head()) is not None and timer.key <= due:
+        while (timer := queue.take(due)) is not None:
             self._fire(timer, due)
             count += 1
             if queue is self._virtual_queue and not self._ticking:
@@ -534,9 +512,6 @@ class TimeManager:
         return count
 
     def _fire(self, timer: Timer, now: int) -> None:
-        heapq.heappop(timer.queue.heap)
-        timer.queue.live -= 1
-        timer.ticket = 0
         if now - timer.window >= self._put_off or not timer.runs:
             timer.window, timer.runs = now, 0
         timer.runs += 1
@@ -571,15 +546,12 @@ class TimeManager:
         return max(deadline, 1)  # 0 means that there is none
 
     def _virtual_deadline(self) -> int:
-        virtual = min(self._virtual_queue.first(), self._virtual_of_sync(self._limit))
+        virtual = min(self._virtual_queue.first(), self._line.virtual_of(self._limit))
         return min(virtual, self._v_end) if self._rate else virtual
 
     def _source_deadline(self) -> int:
         """The source's time at which the virtual clocks are at their deadline."""
-        virtual = self._virtual_deadline()
-        if virtual == FAR or not self._ticking:
-            return FAR
-        return min(self._anchor - ((self._base - virtual) * 100 // self._warp), FAR)
+        return self._line.source_of(self._virtual_deadline())
 
     def _stop_counter(self) -> None:
         assert self.counter is not None

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #define NS_PER_SECOND 1000000000
+#define FAR ((int64_t)1 << 62) /* that of tm_timer */
 
 typedef struct {
     PyObject_HEAD
@@ -26,9 +27,14 @@ typedef struct {
 
 static PyTypeObject *reader_type;
 
+static __int128 floor_divided(__int128 value, int64_t by)
+{
+    return value / by - (value % by < 0);
+}
+
 static int64_t floor_hundredth(__int128 value)
 {
-    return (int64_t)(value / 100 - (value % 100 < 0));
+    return (int64_t)floor_divided(value, 100);
 }
 
 /* -1 with an exception set when the source raises. */
@@ -52,19 +58,24 @@ static int source_now(Line *l, int64_t *now)
     return *now == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
+static int64_t virtual_at(Line *l, int64_t now)
+{
+    now -= l->anchor;
+    return l->base + (l->warp == 100 ? now : floor_hundredth((__int128)now * l->warp));
+}
+
 static int virtual_now(Line *l, int64_t *out)
 {
     int64_t now;
 
-    *out = l->base;
     if (l->warp == 0) {
+        *out = l->base;
         return 0; /* it stands */
     }
     if (source_now(l, &now) < 0) {
         return -1;
     }
-    now -= l->anchor;
-    *out += l->warp == 100 ? now : floor_hundredth((__int128)now * l->warp);
+    *out = virtual_at(l, now);
     return 0;
 }
 
@@ -80,15 +91,17 @@ static int64_t unlimited_at(Line *l, int64_t virtual)
     return sync;
 }
 
+static int64_t limited(Line *l, int64_t sync)
+{
+    return sync < l->limit ? sync : l->limit;
+}
+
 static int sync_now(Line *l, int64_t *out)
 {
     if (virtual_now(l, out) < 0) {
         return -1;
     }
-    *out = unlimited_at(l, *out);
-    if (*out > l->limit) {
-        *out = l->limit;
-    }
+    *out = limited(l, unlimited_at(l, *out));
     return 0;
 }
 
@@ -204,6 +217,76 @@ static PyObject *line_unlimited(PyObject *self, PyObject *virtual)
     return PyLong_FromLongLong(unlimited_at((Line *)self, value));
 }
 
+static PyObject *line_virtual_of(PyObject *self, PyObject *sync)
+{
+    Line *l = (Line *)self;
+    int64_t value = PyLong_AsLongLong(sync), need, span, fast;
+
+    if (value == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (value >= FAR) {
+        return PyLong_FromLongLong(FAR);
+    }
+    need = value - l->s0;
+    if (l->rate == 0 || need <= 0) {
+        return PyLong_FromLongLong(l->v0 + need);
+    }
+    span = l->v_end - l->v0;
+    fast = span + floor_hundredth((__int128)span * l->rate);
+    if (need <= fast) {
+        return PyLong_FromLongLong(l->v0 - (int64_t)floor_divided(-(__int128)need * 100, 100 + l->rate));
+    }
+    return PyLong_FromLongLong(l->v_end + need - fast);
+}
+
+static PyObject *line_source_of(PyObject *self, PyObject *virtual)
+{
+    Line *l = (Line *)self;
+    int64_t value = PyLong_AsLongLong(virtual);
+    __int128 at;
+
+    if (value == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (value >= FAR || l->warp == 0) {
+        return PyLong_FromLongLong(FAR);
+    }
+    at = l->anchor - floor_divided(((__int128)l->base - value) * 100, l->warp);
+    return PyLong_FromLongLong(at < FAR ? (int64_t)at : FAR);
+}
+
+static uint64_t ticks_at(int64_t sync, int64_t offset, int64_t hz)
+{
+    __int128 ticks = offset + (__int128)sync * hz / NS_PER_SECOND;
+
+    return ticks < UINT64_MAX ? (uint64_t)ticks : UINT64_MAX;
+}
+
+static PyObject *line_mapping(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    Line *l = (Line *)self;
+    int64_t offset, hz, now, virtual, rate;
+    unsigned long long ticks;
+
+    if (count != 2) {
+        return PyErr_Format(PyExc_TypeError, "mapping() takes an offset and a frequency, not %zd numbers", count);
+    }
+    offset = PyLong_AsLongLong(arguments[0]);
+    hz = PyLong_AsLongLong(arguments[1]);
+    if (((offset == -1 || hz == -1) && PyErr_Occurred()) || source_now(l, &now) < 0) {
+        return NULL;
+    }
+    virtual = l->warp ? virtual_at(l, now) : l->base;
+    ticks = ticks_at(limited(l, unlimited_at(l, virtual)), offset, hz);
+    if (l->warp == 0) {
+        return Py_BuildValue("KLiK", ticks, (long long)now, 0, (unsigned long long)UINT64_MAX);
+    }
+    rate = virtual < l->v_end ? l->rate : 0;
+    return Py_BuildValue("KLLK", ticks, (long long)now, (long long)((__int128)hz * l->warp * (100 + rate) / 10000),
+                         (unsigned long long)(l->limit == FAR ? UINT64_MAX : ticks_at(l->limit, offset, hz)));
+}
+
 static PyObject *line_reader(PyObject *self, PyObject *arguments)
 {
     allocfunc allocate = PyType_GetSlot(reader_type, Py_tp_alloc);
@@ -233,6 +316,9 @@ static PyMethodDef line_methods[] = {
     {"virtual", line_virtual, METH_NOARGS, NULL},
     {"sync", line_sync, METH_NOARGS, NULL},
     {"unlimited", line_unlimited, METH_O, NULL},
+    {"virtual_of", line_virtual_of, METH_O, NULL},
+    {"source_of", line_source_of, METH_O, NULL},
+    {"mapping", (PyCFunction)(void (*)(void))line_mapping, METH_FASTCALL, NULL},
     {"reader", line_reader, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

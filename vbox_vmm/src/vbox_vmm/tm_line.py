@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from vbox_vmm.tm_config import NS_PER_SECOND
+from vbox_vmm.tm_timer import FAR
 
+NO_LIMIT = (1 << 64) - 1
+"""As the limit of the TSC: none."""
+
+TscMapping = tuple[int, int, int, int]
+"""(ticks, time, hz, limit), as `Engine.set_tsc` takes them: at `now` of the source the TSC is
+min(ticks + (now - time) * hz / 10**9, limit)."""
 Source = Callable[[], int]
 
 
@@ -39,6 +46,17 @@ class Line(Protocol):
 
     def unlimited(self, virtual: int, /) -> int:
         """VIRTUAL_SYNC at a time of VIRTUAL, were there no limit."""
+
+    def virtual_of(self, sync: int, /) -> int:
+        """The first time of VIRTUAL at which VIRTUAL_SYNC is `sync` or more, were there no limit; FAR
+        stays FAR."""
+
+    def source_of(self, virtual: int, /) -> int:
+        """The first time of the source at which VIRTUAL is `virtual` or more; FAR when that does not come."""
+
+    def mapping(self, offset: int, hz: int, /) -> TscMapping:
+        """The line, from now on, of a TSC of `hz` (1..2**63), `offset` ticks (63 bits, signed) ahead of
+        VIRTUAL_SYNC and never below 0."""
 
     def reader(self, sync: bool, hz: int, /) -> Callable[[], int]:
         """What gives the time of VIRTUAL_SYNC or VIRTUAL in periods of `hz` (1..10**9), rounded down."""
@@ -79,6 +97,40 @@ class PlainLine:
         if self._rate:
             sync += (min(virtual, self._v_end) - self._v0) * self._rate // 100
         return sync
+
+    def virtual_of(self, sync: int, /) -> int:
+        """The first time of VIRTUAL at which VIRTUAL_SYNC has come so far."""
+        if sync >= FAR:
+            return FAR
+        need = sync - self._s0
+        if not self._rate or need <= 0:
+            return self._v0 + need
+        span = self._v_end - self._v0
+        fast = span + span * self._rate // 100
+        if need <= fast:
+            return self._v0 - (-need * 100 // (100 + self._rate))
+        return self._v_end + need - fast
+
+    def source_of(self, virtual: int, /) -> int:
+        """The first time of the source at which VIRTUAL has come so far."""
+        if virtual >= FAR or not self._warp:
+            return FAR
+        return min(self._anchor - ((self._base - virtual) * 100 // self._warp), FAR)
+
+    def mapping(self, offset: int, hz: int, /) -> TscMapping:
+        """The line of a TSC."""
+
+        def ticks(sync: int) -> int:
+            return min(offset + sync * hz // NS_PER_SECOND, NO_LIMIT)
+
+        now = self._source()
+        virtual = self._base + (now - self._anchor) * self._warp // 100 if self._warp else self._base
+        at = ticks(min(self.unlimited(virtual), self._limit))
+        if not self._warp:
+            return at, now, 0, NO_LIMIT
+        rate = self._rate if virtual < self._v_end else 0
+        limit = NO_LIMIT if self._limit == FAR else ticks(self._limit)
+        return at, now, hz * self._warp * (100 + rate) // 10_000, limit
 
     def reader(self, sync: bool, hz: int, /) -> Callable[[], int]:
         """What gives the time in periods of `hz`."""

@@ -52,7 +52,18 @@ class Queue:
 
     def first(self) -> int:
         """When the first timer expires; `FAR` without one."""
-        return min(self.heap[0][0], FAR) if self.head() is not None else FAR
+        return min(self.heap[0][0], FAR) if self.heap and self.head() is not None else FAR
+
+    def take(self, last: int) -> Timer | None:
+        """Disarm the first timer and return it, if it expires by then."""
+        heap = self.heap
+        while heap and heap[0][0] <= last:
+            _key, ticket, timer = heapq.heappop(heap)
+            if timer.ticket == ticket:
+                self.live -= 1
+                timer.ticket = 0
+                return timer
+        return None
 
     def push(self, timer: Timer) -> None:
         heapq.heappush(self.heap, (timer.key, timer.ticket, timer))
