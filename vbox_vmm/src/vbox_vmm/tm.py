@@ -252,10 +252,12 @@ class TimeManager:
         timer.ticket = self._tickets
         timer.key, timer.when = key, when
         queue.push(timer)
-        if was_head or queue.head() is timer:
-            if queue is self._sync_queue:
+        # An entry that was left behind at the front means a look for nothing.
+        if was_head or queue.heap[0][2] is timer or queue.head() is timer:
+            if queue is self._sync_queue and not self._in_sync:
                 self._sync_head_changed()
-            self._deadline_may_be_earlier()
+            if not self._running:
+                self._deadline_may_be_earlier()
 
     def disarm(self, timer: Timer) -> None:
         """What `Timer.stop` does."""
@@ -265,7 +267,7 @@ class TimeManager:
         was_head = queue.head() is timer
         timer.ticket = 0
         queue.live -= 1
-        if was_head and queue is self._sync_queue:
+        if was_head and queue is self._sync_queue and not self._in_sync:
             self._sync_head_changed()
 
     def destroy(self, timer: Timer) -> None:
@@ -461,9 +463,7 @@ class TimeManager:
         self._line_changed()
 
     def _sync_head_changed(self) -> None:
-        """Another timer than before holds VIRTUAL_SYNC, or none."""
-        if self._in_sync:
-            return  # _run_sync sets an anchor when it is through
+        """Another timer than before holds VIRTUAL_SYNC, or none.  (_run_sync sets an anchor at its end.)"""
         virtual = self._virtual_now()
         sync = self._line.unlimited(virtual)
         if sync > self._limit:  # it stood still: it goes on from there

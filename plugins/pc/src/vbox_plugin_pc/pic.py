@@ -205,9 +205,14 @@ class Chip:
             else:
                 self.imr = value
                 self.refresh()
-        elif value == 0x20 and self.isr and not self.special_mask:  # non-specific EOI, by far the most
-            self.isr &= ~(1 << self.first[self.isr])
-            self.refresh()
+        elif value == 0x20 and self.isr and self.plain:  # non-specific EOI, by far the most: written out
+            self.isr = isr = self.isr & ~(1 << self.first[self.isr])
+            self.open = opened = self.above[isr] & ~self.imr
+            out = (self.latch | self.pins & self.sense) & opened != 0
+            if out is not self.out:
+                self.out = out
+                self.drive(out)
+            return
         elif value & 0x10:
             self.write_icw1(value)
         elif value & 0x08:
@@ -282,7 +287,7 @@ class Chip:
         self.sense = 0xFF if self.icw1 & 0x08 else self.elcr
         self.first, self.above = _FIRST[self.low], _ABOVE[self.low]
         self.auto_eoi = bool(self.icw4 & 0x02)
-        self.plain = not (self.icw4 & 0x12 or self.special_mask)
+        self.plain = self.ready and not (self.icw4 & 0x12 or self.special_mask)
         if self.icw4 & 0x01:
             self.vectors = bytes((self.icw2 & 0xF8) | level for level in range(8))
         elif self.icw1 & 0x04:  # MCS-80/85, call address interval 4
