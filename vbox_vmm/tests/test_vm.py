@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vbox_pdm.engine import CpuState, Segment
 from vbox_pdm.errors import PdmError
 from vbox_vmm.machine import add_device, default_machine, parse_spec
 from vbox_vmm.rem import probe
+from vbox_vmm.rem.probe import NATIVE, usable
 from vbox_vmm.vm import Vm
 from vbox_vmm.vmstate import VmState
 
@@ -262,6 +264,24 @@ def test_vm_sleeping_guest_serves_other_threads(vms: list[Vm], catalogue: Catalo
 
     assert results == [True] * 150
     assert vm.state is VmState.RUNNING
+
+
+@pytest.mark.skipif(usable(NATIVE) is not None, reason="the native engine is not here")
+def test_vm_item_from_outside_is_delivered_without_leaving_a_guest_that_computes(
+    vms: list[Vm], catalogue: Catalogue, events: list[object]
+) -> None:
+    vm = start(vms, catalogue, LOOP)
+    queue = vm.pdm.wiring.query_device("probe", 0).object.queue
+    vm.call(lambda: None)  # by then it computes
+    left = vm.em.exits.total()
+
+    for item in range(20):
+        queue.put(item)
+        while item not in events:
+            time.sleep(0.001)
+
+    assert events == list(range(20))
+    assert vm.em.exits.total() - left <= 2  # for the call above, perhaps a timer of the board
 
 
 def test_vm_request_that_raises_reaches_its_caller_and_not_the_loop(

@@ -140,6 +140,12 @@ class EngineHost(Protocol):
         """`acknowledge_interrupt` raised or returned what is not an int: that counts as -1.  Must
         not raise."""
 
+    def attend(self) -> bool:
+        """The guest was kicked (by `kick` or the deadline) and stands between two instructions: do what can
+        be done without leaving it, which is all that a handler may do; True: the guest must be left.  An
+        engine need not ask; one that counts instructions must not.  Looked up at each call.  Must not
+        raise."""
+
     def handler_failed(
         self, owner: object, offset: int, size: int, value: int | None, error: BaseException
     ) -> None:

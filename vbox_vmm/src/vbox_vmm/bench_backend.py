@@ -435,6 +435,8 @@ class KernelBench:
         self._requests.append(request)
         self._posted.set()
 
+    deliver = post
+
     def kick(self) -> None:
         """Any thread: end a wait."""
         self._posted.set()

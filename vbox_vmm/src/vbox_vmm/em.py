@@ -64,6 +64,7 @@ class Em:
         self._tsc_version = 0
         self._deadline = 0  # the host time of the next timer: passed, so that the first look comes
         self._told = 0  # what the engine was told of it
+        self._plugins_seen = -1  # their generation
         self._woken = Doorbell()
         tm.on_deadline_change = self._deadline_changed
 
@@ -91,17 +92,18 @@ class Em:
             raise RuntimeError("a VM without an engine cannot execute")
         # A line that is raised from outside is on its way through this loop, with cold caches: no calls
         # of Python for nothing.
-        tm, lock, requests, now = self._tm, vm.lock, vm.requests, time.monotonic_ns
+        tm, lock, requests, deliveries = self._tm, vm.lock, vm.requests, vm.deliveries
         forced, waiters, plugins, run = self.forced, lock.waiters, vm.catalogue.manager, engine.run
+        now = time.monotonic_ns
         counted = tm.counter is not None
         looked = False
         self.state = EmState.RUNNING
-        known = -1  # generation of the plugins
+        self._plugins_seen = -1
         while vm.running:
             if forced:
                 self._serve_forced_action()
                 continue
-            if requests:
+            if deliveries or requests:
                 vm.serve_requests()
                 continue
             if waiters:
@@ -111,13 +113,13 @@ class Em:
                 self._run_timers()
             if not counted and tm.tsc_version != self._tsc_version:
                 self._tell_tsc(engine)
-            if known != plugins.generation:
-                known = plugins.generation
+            if self._plugins_seen != plugins.generation:
+                self._plugins_seen = plugins.generation
                 vm.flush_tables()  # there may be one that wraps regions
             if self._deadline != self._told:
                 self._tell_deadline(engine)
             self._woken.clear()
-            if forced or requests or waiters:
+            if forced or deliveries or requests or waiters:
                 continue
             reason = run()
             self.exits[reason] += 1
@@ -138,6 +140,27 @@ class Em:
             else:
                 vm.guru_meditation(-2301, "VERR_REM_VIRTUAL_CPU_ERROR", engine.failure)
         self.state = EmState.SUSPENDED
+
+    def attend(self) -> bool:
+        """The engine was kicked, and the guest is still in it: timers and queues are served there, which is
+        the shortest way for an interrupt.  True: something else waits for the guest to be left."""
+        vm, engine = self._vm, self.engine
+        if vm.deliveries:
+            vm.serve(vm.deliveries)
+        if time.monotonic_ns() >= self._deadline:
+            self._run_timers()
+        if engine is not None:
+            if self._tm.tsc_version != self._tsc_version:
+                self._tell_tsc(engine)
+            if self._deadline != self._told:
+                self._tell_deadline(engine)
+        return bool(
+            self.forced
+            or vm.requests
+            or vm.lock.waiters
+            or not vm.running
+            or self._plugins_seen != vm.catalogue.manager.generation
+        )
 
     def _run_timers(self) -> None:
         self._tm.run_due()

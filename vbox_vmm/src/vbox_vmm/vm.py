@@ -82,6 +82,8 @@ class Vm:
         self.boot = boot
         self.states = StateMachine()
         self.requests: deque[Callable[[], None]] = deque()
+        self.deliveries: deque[Callable[[], None]] = deque()
+        """Requests that need not have the guest left: they come first."""
         self.running = False
         self.exit_code: int | None = None
         """What the guest passed to power off (isa-debug-exit), or None."""
@@ -95,6 +97,8 @@ class Vm:
         self.lock = VmLock(self.kick)
         self.acknowledge_interrupt: Callable[[], int] = no_controller
         """The engine takes an interrupt: what the controller calls `acknowledge`."""
+        self.attend: Callable[[], bool]
+        """The engine was kicked: EM's method."""
         self._emt = threading.Thread(target=self._emt_main, name=f"EMT:{self.name}", daemon=True)
         self._emt.start()
         try:
@@ -128,6 +132,7 @@ class Vm:
             if counter is not None:
                 counter.attach(engine)
             self.em = self._em = Em(self, self.tm, engine)
+            self.attend = self.em.attend
             self.interrupt = engine.interrupt if engine is not None else _unheard
             self.pgm.set_engine(engine)
             self.iom.set_engine(engine)
@@ -205,7 +210,7 @@ class Vm:
         """EMT: serve what was posted and run due timers; when there was nothing, sleep with the lock
         released until something is posted, a timer is due, or `seconds` are over (None: no limit)."""
         self._idle.clear()
-        if self.requests:
+        if self.requests or self.deliveries:
             self.serve_requests()
             return
         if self._em is not None:
@@ -230,7 +235,11 @@ class Vm:
 
     def serve_requests(self) -> None:
         """EMT: run what was posted so far."""
-        requests = self.requests
+        self.serve(self.deliveries)
+        self.serve(self.requests)
+
+    def serve(self, requests: deque[Callable[[], None]]) -> None:
+        """EMT: run what is in there now."""
         for _ in range(len(requests)):
             try:
                 requests.popleft()()
@@ -240,6 +249,12 @@ class Vm:
     def post(self, request: Callable[[], None]) -> None:
         """Any thread: run `request` on the EMT soon; what it raises is logged."""
         self.requests.append(request)
+        self.kick()
+
+    def deliver(self, request: Callable[[], None]) -> None:
+        """As `post`, for what may run while the guest stands between two instructions: it does nothing
+        that a device's handler may not."""
+        self.deliveries.append(request)
         self.kick()
 
     def call(self, function: Callable[[], T]) -> T:

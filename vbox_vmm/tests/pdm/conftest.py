@@ -155,6 +155,8 @@ class Surroundings:
         self.requests.append(request)
         self.posted.set()
 
+    deliver = post
+
     def kick(self) -> None:
         self.posted.set()
 

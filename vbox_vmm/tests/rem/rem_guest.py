@@ -51,6 +51,9 @@ class Host:
             self.rem.interrupt(False)
         return vector
 
+    def attend(self) -> bool:
+        return True
+
     def acknowledge_failed(self, error: BaseException) -> None:
         self.not_acknowledged.append(error)
 

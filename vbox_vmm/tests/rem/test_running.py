@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import random
+import sys
 import threading
 import time
 
 import pytest
-from rem_guest import CODE, DATA, HLT, Device, Guest
+from rem_guest import CODE, DATA, HLT, Device, Guest, Ram
 
 from vbox_pdm.engine import CpuModel, ExitReason
 from vbox_vmm.rem.probe import NATIVE
@@ -81,6 +82,136 @@ def test_interrupts_at_random_never_repeat_or_skip_an_instruction(guest: Guest) 
 
     assert state.gpr[3] in (taken, taken - 1)
     assert taken > 100
+
+
+@pytest.fixture
+def asking(engine: str, guest: Guest) -> Guest:
+    """A guest whose engine asks its host before it leaves for a kick."""
+    if engine != NATIVE:
+        pytest.skip("this engine leaves at each kick")
+    return guest
+
+
+def start_kicking(guest: Guest, code: bytes, **registers: int) -> None:
+    """The guest runs an OUT that kicks, and then the code, at `KICKED`."""
+
+    class Kicks(Device):
+        def write(self, offset: int, size: int, value: int) -> None:
+            guest.rem.kick()
+
+    guest.rem.set_ports([Kicks().row(0x80, 1)])
+    guest.long_mode(b"\xee" + code, rdx=0x80, **registers)
+
+
+KICKED = CODE + 1
+
+
+def test_kick_that_the_host_attends_to_does_not_leave_the_guest(asking: Guest) -> None:
+    start_kicking(asking, COUNT)
+    seen: list[tuple[bool, int]] = []
+
+    def attend() -> bool:
+        seen.append((threading.current_thread() is runner, asking.ram.u64(DATA)))
+        if len(seen) < 5:
+            threading.Timer(0.002, asking.rem.kick).start()
+        return len(seen) == 5
+
+    runner, asking.host.attend = threading.current_thread(), attend  # type: ignore[method-assign]
+
+    assert asking.rem.run() is ExitReason.KICKED
+    counts = [count for _, count in seen]
+    assert [on_runner for on_runner, _ in seen] == [True] * 5
+    assert counts == sorted(set(counts))  # the guest got on in between
+
+
+def test_kick_that_comes_while_the_host_attends_is_attended_to_as_well(asking: Guest) -> None:
+    start_kicking(asking, LOOP)
+    asked: list[int] = []
+
+    def attend() -> bool:
+        asked.append(1)
+        asking.rem.kick()
+        return len(asked) == 100
+
+    asking.host.attend = attend  # type: ignore[method-assign]
+
+    assert asking.rem.run() is ExitReason.KICKED
+    assert len(asked) == 100
+
+
+def test_interrupt_raised_while_the_host_attends_is_taken_before_the_next_instruction(asking: Guest) -> None:
+    start_kicking(asking, COUNT, rflags=0x202)
+    asking.gate(0x40, 0x6000)
+    asking.ram.write(0x6000, HLT)
+    asking.host.vectors = [0x40]
+    counts: list[int] = []
+
+    def attend() -> bool:
+        counts.append(asking.ram.u64(DATA))
+        asking.rem.interrupt(True)
+        return False
+
+    asking.host.attend = attend  # type: ignore[method-assign]
+
+    assert asking.rem.run() is ExitReason.HALTED
+    assert counts == [asking.ram.u64(DATA)]
+    assert asking.rem.get_state().rip == 0x6001
+
+
+def test_code_that_is_changed_while_the_host_attends_is_executed_as_it_is_then(asking: Guest) -> None:
+    start_kicking(asking, LOOP)
+
+    def attend() -> bool:
+        asking.ram.write(KICKED, HLT)
+        asking.rem.invalidate(KICKED, 1)
+        return False
+
+    asking.host.attend = attend  # type: ignore[method-assign]
+
+    assert asking.rem.run() is ExitReason.HALTED
+    assert asking.rem.get_state().rip == KICKED + 1
+
+
+def test_memory_that_is_remapped_while_the_host_attends_is_the_new_one(asking: Guest) -> None:
+    other = Ram(1 << 16)
+    other.write(KICKED, HLT)
+    start_kicking(asking, LOOP)
+
+    def attend() -> bool:
+        asking.rem.map_ram(CODE, 0x1000, other.address + CODE, other.address + CODE)
+        return False
+
+    asking.host.attend = attend  # type: ignore[method-assign]
+
+    assert asking.rem.run() is ExitReason.HALTED
+    asking.rem.map_ram(CODE, 0x1000, asking.ram.address + CODE, asking.ram.address + CODE)
+    other.close()
+
+
+def test_host_that_raises_while_it_attends_has_the_guest_left(
+    asking: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: told.append(str(what.exc_value)))
+    start_kicking(asking, LOOP)
+
+    def attend() -> bool:
+        raise RuntimeError("no time")
+
+    asking.host.attend = attend  # type: ignore[method-assign]
+
+    assert asking.rem.run() is ExitReason.KICKED
+    assert told == ["no time"]
+
+
+def test_engine_that_counts_leaves_for_a_kick_without_asking(asking: Guest) -> None:
+    asked: list[int] = []
+    start_kicking(asking, LOOP)
+    asking.rem.count_instructions(1, 0, 0)  # type: ignore[attr-defined]
+    asking.host.attend = lambda: bool(asked.append(1))  # type: ignore[method-assign]
+
+    assert asking.rem.run() is ExitReason.KICKED
+    assert asked == []
 
 
 def test_deadline_kicks_at_its_time(guest: Guest) -> None:

@@ -116,7 +116,7 @@ class Pdm:
         self.intx = IntxPins(self._role_failed(roles.PCI_ROUTER), self.taps.intx)
         self.bus = PciBus(services.iom, self.intx, self._changed_while_loading, self.taps.message)
         self.intr = Intr(services.interrupt)
-        self.queues = Queues(services.post)
+        self.queues = Queues(services.deliver)
         self.workers = Workers(services.post)
         self.wiring = Wiring(self)
         self.nmi_masked = False

@@ -53,6 +53,9 @@ class PdmServices(IomServices, Protocol):
     def post(self, request: Callable[[], None]) -> None:
         """Any thread: run `request` on the EMT soon; what it raises is logged."""
 
+    def deliver(self, request: Callable[[], None]) -> None:
+        """As `post`, for what may run while the guest stands between two instructions."""
+
     def kick(self) -> None:
         """Any thread: the EMT looks around soon."""
 

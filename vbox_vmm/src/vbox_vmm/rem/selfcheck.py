@@ -30,6 +30,9 @@ class _Nobody:
     def acknowledge_interrupt(self) -> int:
         return -1
 
+    def attend(self) -> bool:
+        return True
+
     def acknowledge_failed(self, error: BaseException) -> None:
         raise AssertionError("nothing is acknowledged") from error
 

@@ -49,13 +49,12 @@ static void acknowledge_failed(Machine *m)
     Py_DECREF(error);
 }
 
+/* The vector of the interrupt that the CPU takes, or -1.  With the GIL. */
 static int acknowledge(Machine *m)
 {
-    PyObject *method, *result = NULL;
+    PyObject *method = PyObject_GetAttr(m->host, m->acknowledge), *result = NULL;
     unsigned long long vector = ULLONG_MAX;
 
-    PyEval_RestoreThread(m->thread);
-    method = PyObject_GetAttr(m->host, m->acknowledge);
     if (method != NULL) {
         result = PyObject_Vectorcall(method, NULL, 0, NULL);
         Py_DECREF(method);
@@ -68,8 +67,28 @@ static int acknowledge(Machine *m)
         acknowledge_failed(m);
         vector = ULLONG_MAX;
     }
-    m->thread = PyEval_SaveThread();
     return vector == ULLONG_MAX ? -1 : (int)(vector & 0xFF);
+}
+
+/* Somebody kicked: whether the guest must be left.  What the host does meanwhile may change anything but the
+ * CPU's state.  With the GIL. */
+static bool attend(Machine *m)
+{
+    PyObject *method = PyObject_GetAttr(m->host, m->attend), *result = NULL;
+    int leave = -1;
+
+    if (method != NULL) {
+        result = PyObject_Vectorcall(method, NULL, 0, NULL);
+        Py_DECREF(method);
+    }
+    if (result != NULL) {
+        leave = PyObject_IsTrue(result);
+        Py_DECREF(result);
+    }
+    if (leave < 0) {
+        PyErr_WriteUnraisable(m->host);
+    }
+    return leave != 0;
 }
 
 /* The error code of a fault that was met on the way through the IDT.  Unicorn reports a bad gate of a long-mode
@@ -137,11 +156,35 @@ static void deliver_external(Machine *m, int vector)
     m->delivering = -1;
 }
 
-/* CPUClass.cpu_exec_interrupt: true when the flow of control was changed. */
+/* The vector of the event that the CPU takes now, or -1.  Takes the GIL when it needs it and has not got it. */
+static int next_event(Machine *m, bool *python)
+{
+    uint32_t hflags = FIELD(uint32_t, m->env, ENV_HFLAGS);
+
+    if (hflags & HF_INHIBIT_IRQ || (unlikely(m->stepping) && debug_attend(m))) {
+        return -1;
+    }
+    if (unlikely(atomic_load(&m->nmi)) && !(FIELD(uint32_t, m->env, ENV_HFLAGS2) & HF2_NMI)) {
+        atomic_store(&m->nmi, false);
+        FIELD(uint32_t, m->env, ENV_HFLAGS2) |= HF2_NMI;
+        return VECTOR_NMI;
+    }
+    if (atomic_load_explicit(&m->irq, memory_order_relaxed) && (FIELD(uint64_t, m->env, ENV_EFLAGS) & FLAG_IF)) {
+        if (!*python) {
+            enter_python(m);
+            *python = true;
+        }
+        return acknowledge(m);
+    }
+    return -1;
+}
+
+/* CPUClass.cpu_exec_interrupt: true when the flow of control was changed, or the block that has just run may be
+ * gone. */
 bool rem_exec_interrupt(void *cpu, int request)
 {
     Machine *m = machine_of_cpu(cpu);
-    uint32_t hflags = FIELD(uint32_t, m->env, ENV_HFLAGS);
+    bool attended = false, python = false;
     int vector;
 
     (void)request;
@@ -151,26 +194,36 @@ bool rem_exec_interrupt(void *cpu, int request)
     }
     count_rearm(m);
     if (unlikely(atomic_load(&m->kicked)) || unlikely(count_is_due(m))) {
-        FIELD(bool, cpu, CPU_EXIT_REQUEST) = true;
-        return false;
-    }
-    if (hflags & HF_INHIBIT_IRQ || (unlikely(m->stepping) && debug_attend(m))) {
-        return false;
-    }
-    if (unlikely(atomic_load(&m->nmi)) && !(FIELD(uint32_t, m->env, ENV_HFLAGS2) & HF2_NMI)) {
-        atomic_store(&m->nmi, false);
-        FIELD(uint32_t, m->env, ENV_HFLAGS2) |= HF2_NMI;
-        deliver_external(m, VECTOR_NMI);
-        return true;
-    }
-    if (atomic_load_explicit(&m->irq, memory_order_relaxed) && (FIELD(uint64_t, m->env, ENV_EFLAGS) & FLAG_IF)) {
-        vector = acknowledge(m);
-        if (vector >= 0) {
-            deliver_external(m, vector);
-            return true;
+        bool leave = m->counting; /* where it is left is part of what must be repeatable */
+
+        if (!leave) {
+            atomic_store(&m->kicked, false);
+            enter_python(m);
+            attended = python = true;
+            leave = attend(m);
+        }
+        if (leave) {
+            if (python) {
+                leave_python(m);
+            }
+            atomic_store(&m->kicked, true);
+            FIELD(bool, cpu, CPU_EXIT_REQUEST) = true;
+            return attended;
+        }
+        /* What was raised meanwhile is looked at below, and a kick at the start of the next block. */
+        atomic_exchange(m->attention, 0);
+        if (unlikely(atomic_load(&m->kicked))) {
+            atomic_store(m->attention, 1);
         }
     }
-    return false;
+    vector = next_event(m, &python);
+    if (python) {
+        leave_python(m);
+    }
+    if (vector >= 0) {
+        deliver_external(m, vector);
+    }
+    return vector >= 0 || attended;
 }
 
 /* Unicorn's hook for exceptions: deliver them as the CPU does.  A fault on the way leaves by longjmp. */

@@ -112,6 +112,7 @@ static PyObject *core_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     Py_INCREF(reasons);
     m->reasons = reasons;
     m->acknowledge = PyUnicode_InternFromString("acknowledge_interrupt");
+    m->attend = PyUnicode_InternFromString("attend");
     m->fast_stores = fast_stores;
     m->signature = signature;
     m->a20 = true;
@@ -119,7 +120,7 @@ static PyObject *core_new(PyTypeObject *type, PyObject *arguments, PyObject *key
     m->tsc_limit = UINT64_MAX;
     m->tsc_scale = (unsigned __int128)1 << 40; /* 1 GHz until told otherwise */
     m->tsc_host_ns = monotonic_ns();
-    if (m->acknowledge == NULL || cpuid_set(m, cpuid) < 0 || engine_open(m, buffer) < 0 ||
+    if (m->acknowledge == NULL || m->attend == NULL || cpuid_set(m, cpuid) < 0 || engine_open(m, buffer) < 0 ||
         features_set(m, features) < 0) {
         Py_DECREF(m);
         return NULL;
@@ -156,6 +157,7 @@ static void core_dealloc(PyObject *self)
     Py_CLEAR(m->host);
     Py_CLEAR(m->reasons);
     Py_CLEAR(m->acknowledge);
+    Py_CLEAR(m->attend);
     release(self);
     Py_DECREF(type);
 }
@@ -169,6 +171,7 @@ static int core_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(m->host);
     Py_VISIT(m->reasons);
     Py_VISIT(m->acknowledge);
+    Py_VISIT(m->attend);
     for (int t = 0; t < 2; t++) {
         for (size_t i = 0; i < tables[t]->count; i++) {
             Row *r = tables[t]->rows + i;
@@ -193,6 +196,7 @@ static int core_clear(PyObject *self)
     Py_CLEAR(m->host);
     Py_CLEAR(m->reasons);
     Py_CLEAR(m->acknowledge);
+    Py_CLEAR(m->attend);
     return 0;
 }
 

@@ -84,7 +84,7 @@ typedef struct Machine {
     PyObject_HEAD
     void *uc, *cpu, *env, *tcg;
     PyObject *host; /* EngineHost */
-    PyObject *acknowledge; /* the name of the host's method */
+    PyObject *acknowledge, *attend; /* the names of the host's methods */
     PyObject *reasons; /* what `run` answers, by RUN_... */
     PyThreadState *thread; /* saved while guest code runs */
     bool running, closed;
