@@ -226,6 +226,12 @@ def _ratios(figures: Figures, machines: Sequence[Machine]) -> list[plot.Row]:
 
 
 def _short(name: str) -> str:
-    """A title up to its first remark."""
+    """A title that has room beside the picture."""
     title = system.TITLES[name].partition(" (")[0]
-    return {"cold": "code executed once", "rewritten": "code over old code"}.get(name, title)
+    shorter = {
+        "switch": "CR3 switch, 8 loads",
+        "cold": "code executed once",
+        "rewritten": "code over old code",
+        "irq": "interrupt of a UART",
+    }
+    return shorter.get(name, title)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rem_guest import CODE, DATA, HLT, MORE, PRESENT, STACK, STUBS, SYSCALL, Device, Guest
 from rem_guest32 import CODE16, DATA16, DATA_SEGMENTS, fault, gate, start
+
+from vbox_pdm.engine import ExitReason
 
 TF, RF = 0x100, 0x10000
 
@@ -201,6 +205,35 @@ def test_access_that_faults_is_no_hit(guest: Guest) -> None:
 
     assert guest.fault().vector == 14
     assert guest.rem.get_state().dr[6] & 15 == 0
+
+
+def test_watched_instruction_executes_once_under_kicks_that_are_attended_to(guest: Guest) -> None:
+    # inc ebx / inc dword [9000] / jmp; #DB's handler: inc ecx / iretq
+    guest.long_mode(bytes.fromhex("ffc3 ff042500900000 ebf5"), dr=dr(MORE, 1, 4))
+    guest.gate(1, SYSCALL)
+    guest.ram.write(SYSCALL, bytes.fromhex("ffc1 48cf"))
+    guest.host.attend = lambda: False  # type: ignore[method-assign]
+    stop = threading.Event()
+
+    def kicker() -> None:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            guest.rem.kick()
+        stop.set()
+        guest.host.attend = lambda: True  # type: ignore[method-assign]
+        guest.rem.kick()
+
+    thread = threading.Thread(target=kicker)
+    thread.start()
+    while not stop.is_set():
+        assert guest.rem.run() is ExitReason.KICKED
+    thread.join()
+
+    state = guest.rem.get_state()
+    stores = guest.ram.u64(MORE) & 0xFFFFFFFF
+    assert stores > 100
+    assert state.gpr[3] - stores in (0, 1)
+    assert stores - state.gpr[1] in (0, 1)
 
 
 def test_watched_instruction_executes_once_under_interrupts(guest: Guest) -> None:

@@ -161,8 +161,17 @@ static int next_event(Machine *m, bool *python)
 {
     uint32_t hflags = FIELD(uint32_t, m->env, ENV_HFLAGS);
 
-    if (hflags & HF_INHIBIT_IRQ || (unlikely(m->stepping) && debug_attend(m))) {
+    if (hflags & HF_INHIBIT_IRQ) {
         return -1;
+    }
+    if (unlikely(m->stepping)) {
+        if (*python) { /* it may leave by longjmp */
+            leave_python(m);
+            *python = false;
+        }
+        if (debug_attend(m)) {
+            return -1;
+        }
     }
     if (unlikely(atomic_load(&m->nmi)) && !(FIELD(uint32_t, m->env, ENV_HFLAGS2) & HF2_NMI)) {
         atomic_store(&m->nmi, false);
