@@ -256,8 +256,7 @@ class TimeManager:
         if was_head or queue.heap[0][2] is timer or queue.head() is timer:
             if queue is self._sync_queue and not self._in_sync:
                 self._sync_head_changed()
-            if not self._running:
-                self._deadline_may_be_earlier()
+            self._deadline_may_be_earlier()
 
     def disarm(self, timer: Timer) -> None:
         """What `Timer.stop` does."""

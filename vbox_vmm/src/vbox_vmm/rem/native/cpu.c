@@ -49,16 +49,24 @@ static void acknowledge_failed(Machine *m)
     Py_DECREF(error);
 }
 
-/* The vector of the interrupt that the CPU takes, or -1.  With the GIL. */
-static int acknowledge(Machine *m)
+/* What a method of the host answers, looked up anew each time; NULL with an exception set.  With the GIL. */
+static PyObject *ask_host(Machine *m, PyObject *name)
 {
-    PyObject *method = PyObject_GetAttr(m->host, m->acknowledge), *result = NULL;
-    unsigned long long vector = ULLONG_MAX;
+    PyObject *method = PyObject_GetAttr(m->host, name), *result = NULL;
 
     if (method != NULL) {
         result = PyObject_Vectorcall(method, NULL, 0, NULL);
         Py_DECREF(method);
     }
+    return result;
+}
+
+/* The vector of the interrupt that the CPU takes, or -1.  With the GIL. */
+static int acknowledge(Machine *m)
+{
+    PyObject *result = ask_host(m, m->acknowledge);
+    unsigned long long vector = ULLONG_MAX;
+
     if (result != NULL) {
         vector = PyLong_AsUnsignedLongLongMask(result);
         Py_DECREF(result);
@@ -74,17 +82,10 @@ static int acknowledge(Machine *m)
  * CPU's state.  With the GIL. */
 static bool attend(Machine *m)
 {
-    PyObject *method = PyObject_GetAttr(m->host, m->attend), *result = NULL;
-    int leave = -1;
+    PyObject *result = ask_host(m, m->attend);
+    int leave = result != NULL ? PyObject_IsTrue(result) : -1;
 
-    if (method != NULL) {
-        result = PyObject_Vectorcall(method, NULL, 0, NULL);
-        Py_DECREF(method);
-    }
-    if (result != NULL) {
-        leave = PyObject_IsTrue(result);
-        Py_DECREF(result);
-    }
+    Py_XDECREF(result);
     if (leave < 0) {
         PyErr_WriteUnraisable(m->host);
     }
@@ -203,21 +204,18 @@ bool rem_exec_interrupt(void *cpu, int request)
     }
     count_rearm(m);
     if (unlikely(atomic_load(&m->kicked)) || unlikely(count_is_due(m))) {
-        bool leave = m->counting; /* where it is left is part of what must be repeatable */
-
-        if (!leave) {
-            atomic_store(&m->kicked, false);
-            enter_python(m);
-            attended = python = true;
-            leave = attend(m);
+        if (m->counting) { /* where the guest is left is part of what must be repeatable */
+            FIELD(bool, cpu, CPU_EXIT_REQUEST) = true;
+            return false;
         }
-        if (leave) {
-            if (python) {
-                leave_python(m);
-            }
+        atomic_store(&m->kicked, false);
+        enter_python(m);
+        attended = python = true;
+        if (attend(m)) {
+            leave_python(m);
             atomic_store(&m->kicked, true);
             FIELD(bool, cpu, CPU_EXIT_REQUEST) = true;
-            return attended;
+            return true;
         }
         /* What was raised meanwhile is looked at below, and a kick at the start of the next block. */
         atomic_exchange(m->attention, 0);
