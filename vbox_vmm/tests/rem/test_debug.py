@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import threading
 import time
@@ -212,15 +213,18 @@ def test_watched_instruction_executes_once_under_kicks_that_are_attended_to(gues
     guest.long_mode(bytes.fromhex("ffc3 ff042500900000 ebf5"), dr=dr(MORE, 1, 4))
     guest.gate(1, SYSCALL)
     guest.ram.write(SYSCALL, bytes.fromhex("ffc1 48cf"))
-    guest.host.attend = lambda: False  # type: ignore[method-assign]
-    stop = threading.Event()
+    kicks, stop = 0, threading.Event()
+    guest.host.attend = stop.is_set  # type: ignore[method-assign]
 
     def kicker() -> None:
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
+        nonlocal kicks
+        rng = random.Random(1)
+        end = time.monotonic() + 20
+        while (kicks < 1500 or guest.ram.u64(MORE) < 500) and time.monotonic() < end:
+            time.sleep(rng.random() * 1e-4)
             guest.rem.kick()
+            kicks += 1
         stop.set()
-        guest.host.attend = lambda: True  # type: ignore[method-assign]
         guest.rem.kick()
 
     thread = threading.Thread(target=kicker)
@@ -231,7 +235,8 @@ def test_watched_instruction_executes_once_under_kicks_that_are_attended_to(gues
 
     state = guest.rem.get_state()
     stores = guest.ram.u64(MORE) & 0xFFFFFFFF
-    assert stores > 100
+    assert kicks >= 1500
+    assert stores >= 500
     assert state.gpr[3] - stores in (0, 1)
     assert stores - state.gpr[1] in (0, 1)
 
