@@ -184,6 +184,43 @@ def test_dma_autoinit_with_standing_request_goes_on_in_time() -> None:
     assert m.read(0x08) & 2
 
 
+@pytest.mark.parametrize("step", [1, 1 << 20])
+def test_dma_flood_of_requests_moves_no_more_than_its_time_allows(step: int) -> None:
+    m = Machine(1)
+    m.peer.channels[1].transfer = lambda position, length: (
+        m.peer.calls.append((1, position, length)) or min(position + step, length)
+    )
+    m.program(1, 0x10000, 0x10000, READ)
+    m.request(1)
+    for _ in range(5_000):
+        m.program(1, 0x10000, 0x10000, READ)
+    at_once = len(m.peer.calls)
+    m.bench.advance(1_000_000_000)
+    assert (
+        at_once * max(dma.CALL_NS, min(step, 0x10000) * dma.UNIT_NS) <= dma.AHEAD_NS + 0x10000 * dma.UNIT_NS
+    )
+    assert len(m.peer.calls) > at_once
+    assert m.read(0x08) & 2 or step == 1
+
+
+def test_dma_flood_of_memory_copies_is_held_back_until_its_time() -> None:
+    m = Machine()
+    m.program(0, 0x10000, 1, READ | 0x80, unmask=False)
+    m.program(1, 0x10001, 0xFFFF, WRITE | 0x80 | AUTO, unmask=False)
+    m.out(0x08, 0x01)
+    m.out(0x09, 0x04)
+    m.read(0x08)
+    m.out(0x09, 0x04)
+    assert not m.read(0x08) & 2
+    m.bench.advance(2 * 0x10000 * dma.UNIT_NS)
+    assert m.read(0x08) & 2
+
+
+def test_dma_state_of_version_1_is_loaded_as_one_at_rest() -> None:
+    fields = {"controllers": (), "pages": bytes(16), "high_pages": bytes(16)}
+    assert dma.DmaState.upgrade(1, fields)["busy_until"] == 0
+
+
 def test_dma_verify_moves_nothing() -> None:
     m = Machine(2)
     m.bench.memory_write(0x10000, b"untouched")

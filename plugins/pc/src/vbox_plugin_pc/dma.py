@@ -12,7 +12,8 @@ increment and decrement; fixed and rotating priority; masks; software requests; 
 memory-to-memory on channels 0 and 1; wrapping within 64 KiB (128 KiB for words).
 Not modelled: compressed timing, extended write and the sense bits of DREQ and DACK (stored; a PC needs
 both as the reset leaves them); the order of single bytes among channels: a device moves as much as it has
-at once, before the next instruction.
+at once, before the next instruction.  What is moved so may be `AHEAD_NS` ahead of what a bus could have
+moved; then all wait, so that a guest cannot have the controllers do more than that in no time.
 
 Traps of the chip:
 * One flip-flop serves the low and high bytes of all address and count registers of a controller.
@@ -27,7 +28,7 @@ Traps of the chip:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from attrs import frozen
 
@@ -56,9 +57,11 @@ COMMAND_MEMORY, COMMAND_HOLD, COMMAND_OFF, COMMAND_ROTATE = 0x01, 0x02, 0x04, 0x
 PAGE_OF = (7, 3, 1, 2, 15, 11, 9, 10)
 """Which of the sixteen page registers belongs to a channel."""
 UNIT_NS, CALL_NS = 1_000, 8_000
-"""What a unit takes, and at least a call of the device, when more is to be moved than is bounded work."""
+"""What a unit takes on the bus, and at least a call of the device."""
 MAX_CALLS = 64
 """Calls of a device in one go."""
+AHEAD_NS = 16_000_000
+"""How far transfers may be ahead of their time when more begin: a track of a diskette and then some."""
 
 
 @frozen
@@ -95,12 +98,18 @@ class ControllerState(State, version=1):
 
 
 @frozen
-class DmaState(State, version=1):
-    """Both controllers and the pages."""
+class DmaState(State, version=2):
+    """Both controllers, the pages, and when a bus would have moved what was moved (VIRTUAL_SYNC, ns)."""
 
     controllers: tuple[ControllerState, ...]
     pages: bytes
     high_pages: bytes
+    busy_until: int
+
+    @classmethod
+    def upgrade(cls, version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 let a transfer begin at any time."""
+        return {**fields, "busy_until": 0}
 
 
 class Channel:
@@ -223,26 +232,23 @@ class Channel:
         else:
             self.controller.mask |= self.bit
 
-    def service(self) -> int:
-        """Let the device move what it has; returns the ns that this takes when there may be more, else 0."""
+    def service(self) -> tuple[int, bool]:
+        """Let the device move what it has; returns the ns that this takes and whether there may be more."""
         if self.transfer is None:
             # A software request for a channel with nothing on it: the cycles run empty.
             self.move_on(self.count + 1)
-            return 0
-        moved = calls = 0
+            return 0, False
+        moved = calls = units = 0
         while calls < MAX_CALLS:
             calls += 1
             total, position = self.total, self.position
             reached = min(max(self.transfer(position, total), position), total)
             units = reached - position >> self.shift
             moved += units
-            if not units:
-                return 0
-            if self.move_on(units):
+            if not units or self.move_on(units) or not self.controller.wants(self.bit):
                 break
-            if not self.controller.wants(self.bit):
-                return 0
-        return max(moved * UNIT_NS, calls * CALL_NS) if self.controller.wants(self.bit) else 0
+        more = bool(units and self.controller.wants(self.bit))
+        return max(moved * UNIT_NS, calls * CALL_NS), more
 
     # --- state
 
@@ -350,8 +356,8 @@ class Controller:
     def copies_memory(self, channel: Channel) -> bool:
         return bool(self.command & COMMAND_MEMORY) and self.stride == 1 and channel.number == 0
 
-    def copy_memory(self) -> None:
-        """Memory to memory: channel 0 reads, channel 1 writes and counts."""
+    def copy_memory(self) -> int:
+        """Memory to memory: channel 0 reads, channel 1 writes and counts; returns the ns that this takes."""
         source, target = self.channels[0], self.channels[1]
         units = target.count + 1
         hold = self.command & COMMAND_HOLD
@@ -371,6 +377,7 @@ class Controller:
         self.software &= ~1
         if source.mode_bits & MODE_AUTO:
             source.address, source.count = source.base_address, source.base_count
+        return 2 * units * UNIT_NS
 
     def copy_overlapping(self, units: int, writes: list[tuple[int, int]]) -> None:
         """What was written is read again, byte after byte; both ends lie in the same 64 KiB."""
@@ -421,6 +428,7 @@ class DmaControllers(Device[Config]):
         self.channels = [*self.controllers[0].channels, *self.controllers[1].channels]
         self.pages, self.high_pages = bytearray(16), bytearray(16)
         self.scheduled = False
+        self.busy_until = 0
         # Transfers run after the access that caused them: no device is entered from its own handler.
         self.queue = self.helpers.queue("transfers", self.run)
         self.more = self.helpers.timer("more", Clock.VIRTUAL_SYNC, self.run_more)
@@ -444,6 +452,7 @@ class DmaControllers(Device[Config]):
         for controller in self.controllers:
             controller.reset()
         self.pages[:] = self.high_pages[:] = bytes(16)
+        self.busy_until = 0
         self.more.stop()
 
     def attach(self, channel: int, transfer: DmaTransfer) -> Channel:
@@ -479,18 +488,25 @@ class DmaControllers(Device[Config]):
     def run(self, item: None) -> None:
         """Service all that ask, by priority; controller 1 asks in place of channel 4, the first."""
         self.scheduled = False
-        taken = 0
+        now = self.helpers.now(Clock.VIRTUAL_SYNC)
+        if self.busy_until > now + AHEAD_NS:
+            self.more.set(self.busy_until - AHEAD_NS)
+            return
+        taken, more = 0, False
         for controller in self.controllers:
             for channel in controller.by_priority():
                 if channel.number == 4 or not self.allowed(channel):
                     continue
                 controller.lowest = channel.number & 3
                 if controller.copies_memory(channel):
-                    controller.copy_memory()
+                    taken += controller.copy_memory()
                 else:
-                    taken += channel.service()
-        if taken:
-            self.more.set_relative(taken)
+                    ns, unfinished = channel.service()
+                    taken += ns
+                    more |= unfinished
+        self.busy_until = max(self.busy_until, now) + taken
+        if more:
+            self.more.set(self.busy_until)
 
     def run_more(self) -> None:
         self.schedule()
@@ -507,6 +523,7 @@ class DmaControllers(Device[Config]):
             tuple(controller.save() for controller in self.controllers),
             bytes(self.pages),
             bytes(self.high_pages),
+            self.busy_until,
         )
 
     def pdm_load(self, state: DmaState) -> None:
@@ -517,6 +534,7 @@ class DmaControllers(Device[Config]):
         for controller, saved in zip(self.controllers, state.controllers, strict=True):
             controller.load_state(saved)
         self.pages[:], self.high_pages[:] = state.pages, state.high_pages
+        self.busy_until = state.busy_until
         self.scheduled = False
 
     def pdm_resume(self) -> None:
