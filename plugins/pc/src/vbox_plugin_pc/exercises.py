@@ -116,6 +116,10 @@ def byte_order(device: Any, bench: Any) -> str | None:
     return None if found == [0x34, 0x12, 0x78, 0x56] else f"{bytes(found).hex(' ')} are read"
 
 
+_ALL_BLOCKS = 1000 * MILLISECOND
+"""Time for this transfer and for what a driver began before, on all channels."""
+
+
 def block_over_the_end(device: Any, bench: Any) -> str | None:
     """A block of 16 bytes that reaches the end of its 64 KiB goes on at their beginning, and ends there."""
     first, page = 0xFFF8, 0x2_0000
@@ -125,7 +129,7 @@ def block_over_the_end(device: Any, bench: Any) -> str | None:
     cascade, request = ((0xD6, 0xC0), (0xD4, 0x00)), (0x09, 0x05)
     for port, value in (*_CLEAR, *block, *cascade, request):
         bench.port_write(port, 1, value)
-    bench.advance(10 * MILLISECOND)
+    bench.advance(_ALL_BLOCKS)
     high, low = bench.memory_read(page + first, 16), bench.memory_read(page, 16)
     right = b"\1" * 8 + bytes(8)
     return None if high == low == right else f"there is {high.hex()}, and at the beginning {low.hex()}"
@@ -140,7 +144,7 @@ def memory_to_memory(device: Any, bench: Any) -> str | None:
     request = ((0xD6, 0xC0), (0xD4, 0x00), (0x08, 0x01), (0x09, 0x04))
     for port, value in (*_CLEAR, *source, *target, *request):
         bench.port_write(port, 1, value)
-    bench.advance(10 * MILLISECOND)
+    bench.advance(_ALL_BLOCKS)
     copied = bench.memory_read(page + 0x200, 8)
     shown = [bench.port_read(0x0D, 1) for _ in range(2)]
     right = copied == text + bytes(4) and shown == [0x44, 0x44]
