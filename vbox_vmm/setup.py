@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 NATIVE = Path("src/vbox_vmm/rem/native")
 SOURCES = (
     *("library.c", "memory.c", "exits.c", "strings.c", "cpu.c", "count.c"),
-    *("helpers.c", "sse.c", "debug.c", "state.c", "module.c"),
+    *("helpers.c", "sse.c", "sse_strings.c", "x87.c", "x87_memory.c", "debug.c", "state.c", "module.c"),
 )
 
 

@@ -35,14 +35,7 @@ KNOWN = {
     **dict.fromkeys(("blsi r32", "blsi m32", "blsi r64", "blsi m64"), "CF of BLSI"),
     **dict.fromkeys(("bzhi r32", "bzhi m32", "bzhi r64", "bzhi m64"), "BZHI"),
     **dict.fromkeys(("pdep r32",), "PDEP of 32 bits"),
-    **dict.fromkeys(
-        (f"66 0f {op} xmm, {x}" for op in ("3a40", "3a41") for x in ("xmm", "m128")), "which NaN of several"
-    ),
     **dict.fromkeys(("bextr r32", "bextr m32", "bextr r64", "bextr m64"), "BEXTR"),
-    **dict.fromkeys(("fld m32, signalling", "fld m64, signalling"), "signalling NaNs are not made quiet"),
-    **dict.fromkeys((f"66 0f 3a6{i} xmm, xmm, equal ordered" for i in range(4)), "PCMPxSTRx, equal ordered"),
-    "fbstp m80": "FBSTP of what does not fit",
-    "fxam": "numbers that the x87 does not support",
 }
 """Forms that are left out, and the entry of docs/rem-deviations.md that says why."""
 

@@ -285,15 +285,18 @@ def test_floating_point_waits_for_the_control_registers(
     assert (frame.vector, frame.error, frame.rip) == (vector, None, CODE + (2 if vector == 3 else 0))
 
 
-def test_unmasked_x87_exception_faults_at_the_next_waiting_instruction(guest: Guest) -> None:
-    # fldcw [8000] / fldz / fld1 / fdiv st, st(1) / fnop-free mov / fwait
-    guest.long_mode(bytes.fromhex("d92c2500800000 d9ee d9e8 d8f1 ffc3 9b"))
+@pytest.mark.parametrize("waits", ["9b", "d9e8", "d8c1", "dd1c2508800000", "d92c2500800000"])
+def test_unmasked_x87_exception_faults_at_the_next_waiting_instruction(guest: Guest, waits: str) -> None:
+    # fldcw [8000] / fldz / fld1 / fdiv st, st(1) / fnstsw ax / inc ebx / what waits
+    guest.long_mode(bytes.fromhex("d92c2500800000 d9ee d9e8 d8f1 dfe0 ffc3" + waits))
     guest.ram.write(DATA, struct.pack("<H", 0x37B))
 
     frame = guest.fault()
 
-    assert (frame.vector, frame.error, frame.rip) == (16, None, CODE + 15)
-    assert guest.rem.get_state().fpu[2] & 0x84 == 0x84
+    assert (frame.vector, frame.error, frame.rip) == (16, None, CODE + 17)
+    state = guest.rem.get_state()
+    assert state.fpu[2] & 0x84 == 0x84
+    assert state.fpu[4] == 0xC0  # as it was: two registers
 
 
 # ---- 32-bit code

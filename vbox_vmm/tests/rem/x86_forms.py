@@ -350,10 +350,10 @@ def string(rng: Random, opcode: int, size: int, prefix: bytes, backwards: bool) 
 P66, PF3, PF2, NONE = b"\x66", b"\xf3", b"\xf2", b""
 SSE: tuple[tuple[str, bytes, str, str], ...] = (
     # feature, prefix, opcodes behind 0F, opcodes that take an immediate
-    ("sse", NONE, "51 54 55 56 57 58 59 5c 5d 5e 5f 14 15 28 10 2e 2f", "c2 c6"),
+    ("sse", NONE, "51 52 53 54 55 56 57 58 59 5c 5d 5e 5f 14 15 28 10 2e 2f", "c2 c6"),
     ("sse2", NONE, "5a 5b", ""),
     ("sse2", P66, "51 54 55 56 57 58 59 5a 5b 5c 5d 5e 5f 14 15 28 10 2e 2f e6", "c2 c6"),
-    ("sse", PF3, "51 58 59 5c 5d 5e 5f 10", "c2"),
+    ("sse", PF3, "51 52 53 58 59 5c 5d 5e 5f 10", "c2"),
     ("sse2", PF3, "5a 5b e6 7e 6f", "70"),
     ("sse2", PF2, "51 58 59 5a 5c 5d 5e 5f 10 e6", "c2 70"),
     ("sse3", PF3, "12 16", ""),
@@ -371,7 +371,6 @@ SSE: tuple[tuple[str, bytes, str, str], ...] = (
 )  # fmt: skip
 # immediates whose other bits are reserved
 IMMEDIATES = {"c2": 8, "3a08": 8, "3a09": 8, "3a0a": 8, "3a0b": 8}
-COMPARE_STRINGS = ("3a60", "3a61", "3a62", "3a63")
 TO_REGISTER = (
     # name, prefix, opcode, sizes, memory, immediate, feature
     ("movmskps", NONE, "50", (4,), False, False, "sse"),
@@ -407,8 +406,6 @@ def xmm(
         reg = rng.choice(FREE) if target == "to" else rng.randrange(16)
         at = disp(rng, 16)
         tail = bytes([rng.randrange(limit)]) if limit else b""
-        if opcode in COMPARE_STRINGS:
-            tail = bytes([tail[0] & ~0xC | rng.choice((0, 4, 8))])  # 0xC is a form of its own
         code = bytes.fromhex("0f" + opcode)
         head = prefix + rex(size == 8, reg, 15 if memory else rm or 0)
         base = 15 if memory else rm or 0
@@ -443,15 +440,6 @@ def sse() -> Iterator[Form]:
                     0,
                     feature,
                 )
-    for opcode in COMPARE_STRINGS:
-        yield Form(
-            f"66 0f {opcode} xmm, xmm, equal ordered",
-            lambda rng, o=opcode: (
-                b"\x66\x0f" + bytes.fromhex(o) + bytes([0xC0 | rng.randrange(64), 0xC | rng.randrange(4)])
-            ),
-            0,
-            "sse4_2",
-        )
     for opcode, extensions in (("71", (2, 4, 6)), ("72", (2, 4, 6)), ("73", (2, 3, 6, 7))):
         for extension in extensions:
             yield Form(
@@ -483,71 +471,114 @@ def mmx() -> Iterator[Form]:
     for opcode in MMX.split():
         yield Form(f"0f {opcode} mm, m64", lambda rng, o=opcode: draw(rng, o), 0, "ssse3")
 
+    def convert(rng: Random, prefix: bytes, opcode: int) -> bytes:
+        """op mm1 or xmm1, [r15 + a] / movq [r15 + b], mm1 / emms"""
+        a, b = struct.pack("<b", disp(rng, 16) & -16), struct.pack("<b", disp(rng, 8))
+        return prefix + b"\x41\x0f" + bytes([opcode]) + b"\x4f" + a + b"\x41\x0f\x7f\x4f" + b + b"\x0f\x77"
 
-# ---- x87: (name, code, bits of the status word that count)
+    for prefix in (b"", b"\x66"):
+        for opcode in (0x2A, 0x2C, 0x2D):
+            yield Form(
+                f"{prefix.hex()} 0f {opcode:x} m64".strip(),
+                lambda rng, p=prefix, o=opcode: convert(rng, p, o),
+            )
 
+
+# ---- x87: (name, code, condition codes that count beside C1)
+
+C0, C1, C2, C3 = 0x100, 0x200, 0x400, 0x4000
+COMPARED = C0 | C2 | C3
 X87 = {
     "fadd": ("d8c1", 0), "fmul": ("d8c9", 0), "fsub": ("d8e1", 0), "fsubr": ("d8e9", 0), "fdiv": ("d8f1", 0),
-    "fdivr": ("d8f9", 0), "fcom": ("d8d1", 0x4500), "fucom": ("dde1", 0x4500), "fxam": ("d9e5", 0x4700),
-    "ftst": ("d9e4", 0x4500), "fchs": ("d9e0", 0), "fabs": ("d9e1", 0), "fsqrt": ("d9fa", 0),
-    "frndint": ("d9fc", 0), "fxch": ("d9c9", 0), "fld1": ("ddd8 d9e8", 0), "fldz": ("ddd8 d9ee", 0),
+    "fdivr": ("d8f9", 0), "fadd st(1), st": ("dcc1", 0), "fmul st(1), st": ("dcc9", 0),
+    "fsub st(1), st": ("dce9", 0), "fsubr st(1), st": ("dce1", 0), "fdiv st(1), st": ("dcf9", 0),
+    "fdivr st(1), st": ("dcf1", 0), "faddp": ("dec1", 0), "fdivrp": ("def1", 0),
+    "fcom": ("d8d1", COMPARED), "fucom": ("dde1", COMPARED), "fcompp": ("ded9", COMPARED),
+    "fxam": ("d9e5", COMPARED), "ftst": ("d9e4", COMPARED), "fchs": ("d9e0", 0), "fabs": ("d9e1", 0),
+    "fsqrt": ("d9fa", 0), "frndint": ("d9fc", 0), "fxch": ("d9c9", 0), "fst st(1)": ("ddd1", 0),
+    "fld st(1)": ("d9c1", 0), "fld1": ("ddd8 d9e8", 0), "fldz": ("ddd8 d9ee", 0),
     "fldpi": ("ddd8 d9eb", 0), "fldl2e": ("ddd8 d9ea", 0), "fldl2t": ("ddd8 d9e9", 0),
     "fldlg2": ("ddd8 d9ec", 0), "fldln2": ("ddd8 d9ed", 0), "fcmovb": ("dac1", 0), "fcmove": ("dac9", 0),
     "fcmovbe": ("dad1", 0), "fcmovu": ("dad9", 0), "fcmovnb": ("dbc1", 0), "fcmovne": ("dbc9", 0),
     "fcmovnbe": ("dbd1", 0), "fcmovnu": ("dbd9", 0), "fucomi": ("dbe9", 0), "fcomi": ("dbf1", 0),
+    "fscale": ("d9fd", 0), "fprem": ("d9f8", COMPARED), "fprem1": ("d9f5", COMPARED), "fxtract": ("d9f4", 0),
+    "f2xm1": ("d9f0", 0), "fyl2x": ("d9f1", 0), "fyl2xp1": ("d9f9", 0), "fpatan": ("d9f3", 0),
+    "fptan": ("d9f2", C2), "fsin": ("d9fe", C2), "fcos": ("d9ff", C2), "fsincos": ("d9fb", C2),
+}  # fmt: skip
+EMPTY_0, EMPTY_1 = "ddc0", "ddc1"  # ffree
+X87_STACK_FAULTS = {
+    "fadd, ST(1) empty": (EMPTY_1 + "d8c1", 0), "fadd, ST(0) empty": (EMPTY_0 + "d8c1", 0),
+    "fdiv st(1), st, ST(1) empty": (EMPTY_1 + "dcf9", 0), "fscale, ST(1) empty": (EMPTY_1 + "d9fd", 0),
+    "fyl2x, ST(1) empty": (EMPTY_1 + "d9f1", 0), "fcom, ST(1) empty": (EMPTY_1 + "d8d1", COMPARED),
+    "fcomi, ST(0) empty": (EMPTY_0 + "dbf1", 0), "fsqrt, empty": (EMPTY_0 + "d9fa", 0),
+    "fchs, empty": (EMPTY_0 + "d9e0", 0), "fptan, empty": (EMPTY_0 + "d9f2", 0),
+    "fxch, ST(1) empty": (EMPTY_1 + "d9c9", 0), "fxch, ST(0) empty": (EMPTY_0 + "d9c9", 0),
+    "fst st(1), empty": (EMPTY_0 + "ddd1", 0), "fld st(1), empty": (EMPTY_1 + "d9c1", 0),
+    "fxam, empty": (EMPTY_0 + "d9e5", COMPARED), "ftst, empty": (EMPTY_0 + "d9e4", COMPARED),
+    "fld1, full": ("d9e8" * 7, 0), "fld st(1), full": ("d9c1" * 7, 0),
+    "fxtract, full": ("d9c1" * 6 + "d9f4", 0),
+    "fsincos, full": ("d9c1" * 6 + "d9fb", 0),
 }  # fmt: skip
 X87_MEMORY = {
     "fadd m32": "d8 0", "fmul m32": "d8 1", "fcom m32": "d8 2", "fsub m32": "d8 4", "fsubr m32": "d8 5",
     "fdiv m32": "d8 6", "fdivr m32": "d8 7", "fadd m64": "dc 0", "fmul m64": "dc 1", "fcom m64": "dc 2",
     "fsub m64": "dc 4", "fsubr m64": "dc 5", "fdiv m64": "dc 6", "fdivr m64": "dc 7", "fiadd m32": "da 0",
-    "fimul m32": "da 1", "fisub m32": "da 4", "fidiv m32": "da 6", "fiadd m16": "de 0", "fimul m16": "de 1",
-    "fist m32": "db 2", "fist m16": "df 2", "fisttp m32": "db 1",
-    "fisttp m64": "dd 1", "fistp m64": "df 7", "fild m16": "df 0",
-    "fild m32": "db 0", "fild m64": "df 5", "fbstp m80": "df 6",
+    "fimul m32": "da 1", "ficom m32": "da 2", "fisub m32": "da 4", "fidiv m32": "da 6", "fiadd m16": "de 0",
+    "fimul m16": "de 1", "fld m32": "d9 0", "fld m64": "dd 0", "fld m80": "db 5", "fst m32": "d9 2",
+    "fst m64": "dd 2", "fstp m80": "db 7", "fist m32": "db 2", "fist m16": "df 2", "fisttp m16": "df 1",
+    "fisttp m32": "db 1", "fisttp m64": "dd 1", "fistp m64": "df 7", "fild m16": "df 0", "fild m32": "db 0",
+    "fild m64": "df 5", "fbstp m80": "df 6",
 }  # fmt: skip
 
 
 def load_number(rng: Random) -> bytes:
-    """fild qword, or fld tbyte of what was given an exponent above 0: pseudo-denormals are a deviation"""
-    at = disp(rng, 16)
-    if rng.random() < 0.3:
-        return b"\x41\xdf\x6f" + struct.pack("<b", at)
-    # pushf / or byte [at + 9], 1 / popf
-    return b"\x9c\x41\x80\x4f" + struct.pack("<bB", at + 9, 1) + b"\x9d\x41\xdb\x6f" + struct.pack("<b", at)
+    """fild qword, or fld tbyte of whatever is there"""
+    return b"\x41" + rng.choice((b"\xdf", b"\xdb")) + b"\x6f" + struct.pack("<b", disp(rng, 16))
+
+
+def load_control(rng: Random, masks: int = 0x3F) -> bytes:
+    """mov word [at], control / fldcw [at]: any rounding and precision; with all masks or, at times, fewer"""
+    at = disp(rng, 2)
+    control = rng.choice((0, 0x200, 0x300)) | rng.randrange(4) << 10 | 0x40
+    control |= masks if rng.random() < 0.5 else 0x3F
+    return b"\x66\x41\xc7\x47" + struct.pack("<bH", at, control) + b"\x41\xd9\x6f" + struct.pack("<b", at)
 
 
 def x87() -> Iterator[Form]:
-    def draw(rng: Random, code: bytes, status: int) -> bytes:
-        """fninit / load twice / the instruction / fnstsw ax, masked / fstp tbyte / fninit"""
-        c = struct.pack("<b", disp(rng, 16))
+    def draw(rng: Random, code: bytes, conditions: int, unmask: bool = True) -> bytes:
+        """fninit / load twice / perhaps fldcw / the instruction / fnstsw ax, masked / fnclex / fstp tbyte
+        / fstp tbyte / fninit"""
         start = b"\xdb\xe3" + load_number(rng) + load_number(rng)
-        mask = struct.pack("<H", status)
+        if rng.random() < 0.5:
+            start += load_control(rng, rng.randrange(64) if unmask else 0x3F)
+        mask = struct.pack("<H", 0x80FF | C1 | conditions)
         masked = b"\xdf\xe0\x9c\x66\x25" + mask + b"\x9d"  # fnstsw / pushf / and ax / popf
-        return start + code + masked + b"\x41\xdb\x7f" + c + b"\xdb\xe3"
+        stores = b"".join(b"\x41\xdb\x7f" + struct.pack("<b", disp(rng, 16)) for _ in range(2))
+        return start + code + masked + b"\xdb\xe2" + stores + b"\xdb\xe3"
 
-    for name, (code, status) in X87.items():
-        yield Form(name, lambda rng, c=code, s=status: draw(rng, bytes.fromhex(c), s))
+    for name, (code, conditions) in (X87 | X87_STACK_FAULTS).items():
+        yield Form(name, lambda rng, c=code, s=conditions: draw(rng, bytes.fromhex(c), s))
     for name, text in X87_MEMORY.items():
         opcode, extension = text.split()
 
         def draw_memory(rng: Random, opcode: str = opcode, extension: int = int(extension)) -> bytes:
-            at = struct.pack("<b", disp(rng, 8))
+            at = struct.pack("<b", disp(rng, 2))
             code = b"\x41" + bytes.fromhex(opcode) + bytes([0x47 | extension << 3]) + at
-            return draw(rng, code, 0x7F00 & 0x4500 if extension == 2 and opcode in ("d8", "dc") else 0)
+            stores = opcode[1] in "9bdf" and extension in (1, 2, 3, 6, 7)
+            return draw(rng, code, COMPARED if extension == 2 and not stores else 0, unmask=not stores)
 
         yield Form(name, draw_memory)
-    for opcode, size in ((0xD9, 32), (0xDD, 64)):
-
-        def draw_number(rng: Random, opcode: int = opcode, load: bool = False) -> bytes:
-            """What is stored and loaded is a number: fninit / fild qword / fst / fld, where wanted"""
-            a, at = (struct.pack("<b", disp(rng, 8)) for _ in range(2))
-            code = b"\xdb\xe3\x41\xdf\x6f" + a + bytes([0x41, opcode, 0x57]) + at
-            code += bytes([0x41, opcode, 0x47]) + at if load else b""
-            return code + b"\x41\xdb\x7f" + struct.pack("<b", disp(rng, 16)) + b"\xdb\xe3"
-
-        yield Form(f"fst m{size}", draw_number)
-        yield Form(f"fld m{size}", lambda rng, d=draw_number: d(rng, load=True))
+    yield Form("fnstenv", lambda rng: draw(rng, store_environment(rng), 0))
+    for opcode in (0xD9, 0xDD):
+        size = 32 if opcode == 0xD9 else 64
         yield Form(f"fld m{size}, signalling", lambda rng, o=opcode: draw(rng, signalling(rng, o), 0))
+
+
+def store_environment(rng: Random) -> bytes:
+    """fnstenv, without its pointers / fnstcw in their place"""
+    at = disp(rng, 4)
+    pointers = b"".join(b"\x41\xc7\x47" + struct.pack("<bI", at + i, 0) for i in (12, 16, 20, 24))
+    return b"\x41\xd9\x77" + struct.pack("<b", at) + pointers + b"\x41\xd9\x7f" + struct.pack("<b", at + 12)
 
 
 def signalling(rng: Random, opcode: int) -> bytes:

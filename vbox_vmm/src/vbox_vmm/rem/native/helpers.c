@@ -307,39 +307,6 @@ static void rem_ltr(void *env, int selector)
     lib.helper_ltr(env, selector);
 }
 
-/* ---- PCMPESTRI and PCMPESTRM: Unicorn reads far beyond the operands when a length has no absolute value --- */
-
-static uint64_t string_length(uint64_t value, bool is_wide)
-{
-    int64_t length = is_wide ? (int64_t)value : (int32_t)value;
-    uint64_t magnitude = length < 0 ? -(uint64_t)length : (uint64_t)length;
-
-    return magnitude < 16 ? magnitude : 16;
-}
-
-static void compare_strings(void *env, void *d, void *s, uint32_t control,
-                            void (*compare)(void *, void *, void *, uint32_t))
-{
-    uint64_t a = REG(R_AX), d_register = REG(R_DX);
-    bool is_wide = control >> 8; /* REX.W */
-
-    REG(R_AX) = string_length(a, is_wide);
-    REG(R_DX) = string_length(d_register, is_wide);
-    compare(env, d, s, control);
-    REG(R_AX) = a;
-    REG(R_DX) = d_register;
-}
-
-static void rem_pcmpestri_xmm(void *env, void *d, void *s, uint32_t control)
-{
-    compare_strings(env, d, s, control, lib.helper_pcmpestri_xmm);
-}
-
-static void rem_pcmpestrm_xmm(void *env, void *d, void *s, uint32_t control)
-{
-    compare_strings(env, d, s, control, lib.helper_pcmpestrm_xmm);
-}
-
 /* ---- horizontal sums: Unicorn writes the destination while it reads a source that may be the same ---------- */
 
 #define HORIZONTAL(name)                                                \
@@ -356,39 +323,6 @@ HORIZONTAL(phaddsw)
 HORIZONTAL(phsubw)
 HORIZONTAL(phsubd)
 HORIZONTAL(phsubsw)
-
-/* ---- x87 ---------------------------------------------------------------------------------------------------- */
-
-/* The comparison is in ZF, PF and CF; the other arithmetic flags become 0. */
-static void rem_fcomi(void *env)
-{
-    lib.helper_fcomi_ST0_FT0(env);
-    FIELD(uint64_t, env, ENV_CC_SRC) &= FLAGS_COMPARED;
-}
-
-static void rem_fucomi(void *env)
-{
-    lib.helper_fucomi_ST0_FT0(env);
-    FIELD(uint64_t, env, ENV_CC_SRC) &= FLAGS_COMPARED;
-}
-
-/* Does the top of the stack, truncated, need more than so many bits?  Then the result is the indefinite integer,
- * where Unicorn stores the largest. */
-static bool is_beyond(void *env, unsigned bits)
-{
-    const char *top = (char *)env + ENV_FPREGS + (FIELD(uint32_t, env, ENV_FPSTT) & 7) * 16;
-    return (FIELD(uint16_t, top, 8) & 0x7fff) >= 0x3fff + bits - 1;
-}
-
-static int32_t rem_fisttl(void *env)
-{
-    return is_beyond(env, 32) ? INT32_MIN : lib.helper_fisttl_ST0(env);
-}
-
-static int64_t rem_fisttll(void *env)
-{
-    return is_beyond(env, 64) ? INT64_MIN : lib.helper_fisttll_ST0(env);
-}
 
 /* ---- time-stamp counter, MSRs, CPUID ------------------------------------------------------------------ */
 
@@ -542,18 +476,12 @@ const Replacement replacements[] = {
     {"helper_read_crN", (void *)rem_read_crN},
     {"helper_write_crN", (void *)rem_write_crN},
     {"helper_ldmxcsr", (void *)rem_ldmxcsr},
-    {"helper_pcmpestri_xmm", (void *)rem_pcmpestri_xmm},
-    {"helper_pcmpestrm_xmm", (void *)rem_pcmpestrm_xmm},
     {"helper_phaddw_xmm", (void *)rem_phaddw_xmm},
     {"helper_phaddd_xmm", (void *)rem_phaddd_xmm},
     {"helper_phaddsw_xmm", (void *)rem_phaddsw_xmm},
     {"helper_phsubw_xmm", (void *)rem_phsubw_xmm},
     {"helper_phsubd_xmm", (void *)rem_phsubd_xmm},
     {"helper_phsubsw_xmm", (void *)rem_phsubsw_xmm},
-    {"helper_fcomi_ST0_FT0", (void *)rem_fcomi},
-    {"helper_fucomi_ST0_FT0", (void *)rem_fucomi},
-    {"helper_fisttl_ST0", (void *)rem_fisttl},
-    {"helper_fisttll_ST0", (void *)rem_fisttll},
     {"helper_iret_protected", (void *)rem_iret_protected},
     {"helper_ltr", (void *)rem_ltr},
     {"helper_rdpmc", (void *)rem_rdpmc},

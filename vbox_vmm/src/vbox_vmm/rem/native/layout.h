@@ -88,6 +88,7 @@ enum {
     ENV_FPOP = 752,
     ENV_FPIP = 760,
     ENV_FPDP = 768,
+    ENV_FT0 = 784,
     ENV_MXCSR = 816,
     ENV_XMM = 824, /* 64 bytes apart */
     ENV_SYSENTER_CS = 4800,
@@ -229,6 +230,8 @@ enum {
 };
 enum {
     FLAG_CF = 1,
+    FLAG_ZF = 1 << 6,
+    FLAG_SF = 1 << 7,
     FLAG_TF = 1 << 8,
     FLAG_IF = 1 << 9,
     FLAG_DF = 1 << 10,
@@ -264,6 +267,7 @@ enum {
 };
 enum {
     CR0_PE = 1,
+    CR0_NE = 1 << 5,
     CR0_NW = 1 << 29,
     CR0_CD = 1 << 30,
     CR4_PAE = 1 << 5,

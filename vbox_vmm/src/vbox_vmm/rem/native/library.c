@@ -198,6 +198,11 @@ static const struct {
     INTERNAL(cpu_lduw_mmuidx_ra),
     INTERNAL(cpu_ldub_mmuidx_ra),
     INTERNAL(cpu_stb_mmuidx_ra),
+    INTERNAL(cpu_lduw_data_ra),
+    INTERNAL(cpu_ldq_data_ra),
+    INTERNAL(cpu_stw_data_ra),
+    INTERNAL(cpu_stl_data_ra),
+    INTERNAL(cpu_stq_data_ra),
     INTERNAL(cpu_loop_exit_restore),
     INTERNAL(cpu_restore_state),
     INTERNAL(tlb_flush),
@@ -227,12 +232,6 @@ static const struct {
     INTERNAL(helper_phsubw_xmm),
     INTERNAL(helper_phsubd_xmm),
     INTERNAL(helper_phsubsw_xmm),
-    INTERNAL(helper_fcomi_ST0_FT0),
-    INTERNAL(helper_fucomi_ST0_FT0),
-    INTERNAL(helper_fisttl_ST0),
-    INTERNAL(helper_fisttll_ST0),
-    INTERNAL(helper_pcmpestri_xmm),
-    INTERNAL(helper_pcmpestrm_xmm),
     INTERNAL(helper_get_dr),
     INTERNAL(helper_set_dr),
     INTERNAL(helper_cli),
@@ -240,7 +239,7 @@ static const struct {
 };
 
 #define SYMBOL_COUNT (sizeof symbols / sizeof symbols[0])
-#define REPLACEMENTS_MAX 160
+#define REPLACEMENTS_MAX 256
 
 static struct {
     void *original, *ours;
@@ -398,6 +397,7 @@ int library_load(const char *path)
         goto failed;
     }
     if (replace(replacements) < 0 || replace(debug_replacements) < 0 || replace(sse_replacements) < 0 ||
+        replace(x87_replacements) < 0 || replace(x87_memory_replacements) < 0 || replace(string_replacements) < 0 ||
         (__builtin_cpu_supports("sse4.1") && replace(sse4_replacements) < 0)) {
         goto failed;
     }

@@ -158,6 +158,11 @@ typedef struct {
     uint32_t (*cpu_lduw_mmuidx_ra)(void *, uint64_t, int, uintptr_t);
     uint32_t (*cpu_ldub_mmuidx_ra)(void *, uint64_t, int, uintptr_t);
     void (*cpu_stb_mmuidx_ra)(void *, uint64_t, uint32_t, int, uintptr_t);
+    uint32_t (*cpu_lduw_data_ra)(void *, uint64_t, uintptr_t);
+    uint64_t (*cpu_ldq_data_ra)(void *, uint64_t, uintptr_t);
+    void (*cpu_stw_data_ra)(void *, uint64_t, uint32_t, uintptr_t);
+    void (*cpu_stl_data_ra)(void *, uint64_t, uint32_t, uintptr_t);
+    void (*cpu_stq_data_ra)(void *, uint64_t, uint64_t, uintptr_t);
     void (*cpu_loop_exit_restore)(void *, uintptr_t) __attribute__((noreturn));
     bool (*cpu_restore_state)(void *, uintptr_t, bool);
     void (*tlb_flush)(void *);
@@ -184,11 +189,6 @@ typedef struct {
     void (*helper_phaddw_xmm)(void *, void *, const void *), (*helper_phaddd_xmm)(void *, void *, const void *),
         (*helper_phaddsw_xmm)(void *, void *, const void *), (*helper_phsubw_xmm)(void *, void *, const void *),
         (*helper_phsubd_xmm)(void *, void *, const void *), (*helper_phsubsw_xmm)(void *, void *, const void *);
-    void (*helper_fcomi_ST0_FT0)(void *), (*helper_fucomi_ST0_FT0)(void *);
-    int32_t (*helper_fisttl_ST0)(void *);
-    int64_t (*helper_fisttll_ST0)(void *);
-    void (*helper_pcmpestri_xmm)(void *, void *, void *, uint32_t);
-    void (*helper_pcmpestrm_xmm)(void *, void *, void *, uint32_t);
     uint64_t (*helper_get_dr)(void *, int);
     void (*helper_set_dr)(void *, int, uint64_t);
     void *helper_cli; /* only for its signature */
@@ -331,7 +331,8 @@ typedef struct {
     const char *name;
     void *function;
 } Replacement;
-extern const Replacement replacements[], debug_replacements[], sse_replacements[], sse4_replacements[];
+extern const Replacement replacements[], debug_replacements[], sse_replacements[], sse4_replacements[],
+    x87_replacements[], x87_memory_replacements[], string_replacements[];
 uint64_t rem_inb(void *env, uint32_t port), rem_inw(void *env, uint32_t port), rem_inl(void *env, uint32_t port);
 void rem_outb(void *env, uint32_t port, uint32_t value), rem_outw(void *env, uint32_t port, uint32_t value),
     rem_outl(void *env, uint32_t port, uint32_t value);

@@ -134,7 +134,8 @@ static inline bool is_noted(uint32_t guest)
     OF_ALL(X, cmpeq) OF_ALL(X, cmplt) OF_ALL(X, cmple) OF_ALL(X, cmpunord)          \
     OF_ALL(X, cmpneq) OF_ALL(X, cmpnlt) OF_ALL(X, cmpnle) OF_ALL(X, cmpord)         \
     X(cvtps2pd) X(cvtpd2ps) X(cvtss2sd) X(cvtsd2ss) X(cvtdq2ps) X(cvtdq2pd)         \
-    X(cvtps2dq) X(cvtpd2dq) X(cvttps2dq) X(cvttpd2dq)
+    X(cvtps2dq) X(cvtpd2dq) X(cvttps2dq) X(cvttpd2dq)                               \
+    X(rcpps) X(rcpss) X(rsqrtps) X(rsqrtss)
 #define COMPARISONS(X) X(ucomiss) X(ucomisd) X(comiss) X(comisd)
 
 OPERATIONS(OPERATION)
@@ -151,6 +152,23 @@ TO_INTEGER(cvtss2sq, "cvtss2si", int64_t)
 TO_INTEGER(cvtsd2sq, "cvtsd2si", int64_t)
 TO_INTEGER(cvttss2sq, "cvttss2si", int64_t)
 TO_INTEGER(cvttsd2sq, "cvttsd2si", int64_t)
+
+/* ---- between MMX and XMM: what the host does with XMM registers alone, whose upper half is then 0 --------- */
+
+#define TO_MMX(name, instruction, load)                                                         \
+    static void rem_##name(void *env, void *d, const void *s)                                   \
+    {                                                                                           \
+        __m128 operand = load, result;                                                          \
+        COMPUTE(__asm__ volatile(instruction " %1, %0" : "=x"(result) : "x"(operand)))          \
+        memcpy(d, &result, 8);                                                                  \
+    }
+#define LOWER_HALF _mm_castsi128_ps(_mm_loadl_epi64(s))
+
+TO_MMX(cvtps2pi, "cvtps2dq", LOWER_HALF)
+TO_MMX(cvttps2pi, "cvttps2dq", LOWER_HALF)
+TO_MMX(cvtpd2pi, "cvtpd2dq", LOAD(s))
+TO_MMX(cvttpd2pi, "cvttpd2dq", LOAD(s))
+TO_MMX(cvtpi2ps, "cvtdq2ps", LOWER_HALF)
 
 /* SSE3 and SSE4.1: for hosts that have them. */
 #define LATER_OPERATIONS(X) X(addsubps) X(addsubpd) X(haddps) X(haddpd) X(hsubps) X(hsubpd)
@@ -172,6 +190,26 @@ LATER_OPERATIONS(OPERATION)
         STORE(d, result);                                                                                \
     }
 
+/* The control says which products are summed, the others being 0, and which parts get the sum. */
+#define DOT_PRODUCT(name, bits, count)                                                          \
+    static void rem_##name##_xmm(void *env, void *d, const void *s, uint32_t control)           \
+    {                                                                                           \
+        __m128 before = LOAD(d), other = LOAD(s), factors, sums, result;                        \
+        int##bits##_t chosen[count], wanted[count];                                             \
+        for (int i = 0; i < count; i++) {                                                       \
+            chosen[i] = -(int##bits##_t)(control >> (4 + i) & 1);                               \
+            wanted[i] = -(int##bits##_t)(control >> i & 1);                                     \
+        }                                                                                       \
+        factors = _mm_and_ps(before, LOAD(chosen));                                             \
+        other = _mm_and_ps(other, LOAD(chosen));                                                \
+        COMPUTE(sums = factors; __asm__ volatile(#name " $255, %1, %0" : "+x"(sums) : "x"(other))) \
+        result = _mm_and_ps(sums, LOAD(wanted));                                                \
+        STORE(d, result);                                                                       \
+    }
+
+DOT_PRODUCT(dpps, 32, 4)
+DOT_PRODUCT(dppd, 64, 2)
+
 ROUNDING(roundps)
 ROUNDING(roundpd)
 ROUNDING(roundss)
@@ -185,11 +223,13 @@ const Replacement sse_replacements[] = {
     ROW(cvtsi2ss) ROW(cvtsi2sd) ROW(cvtsq2ss) ROW(cvtsq2sd)
     ROW(cvtss2si) ROW(cvtsd2si) ROW(cvttss2si) ROW(cvttsd2si)
     ROW(cvtss2sq) ROW(cvtsd2sq) ROW(cvttss2sq) ROW(cvttsd2sq)
+    ROW(cvtps2pi) ROW(cvttps2pi) ROW(cvtpd2pi) ROW(cvttpd2pi) ROW(cvtpi2ps)
     {NULL, NULL},
 };
 
 const Replacement sse4_replacements[] = {
     LATER_OPERATIONS(ROW)
+    ROW(dpps_xmm) ROW(dppd_xmm)
     ROW(roundps_xmm) ROW(roundpd_xmm) ROW(roundss_xmm) ROW(roundsd_xmm)
     {NULL, NULL},
 };

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from .language import Array, Field, Pointer, Struct, i32, i64, u8, u32, u64
+from .language import Array, Field, Pointer, Struct, i32, i64, u8, u16, u32, u64
 from .layout import (
     CC_EXEC_INTERRUPT,
     CC_TLB_FILL,
@@ -45,6 +45,9 @@ from .layout import (
     ENV_FEATURES,
     ENV_FMASK,
     ENV_FPSTT,
+    ENV_FPUC,
+    ENV_FPUS,
+    ENV_FT0,
     ENV_HFLAGS,
     ENV_HFLAGS2,
     ENV_LSTAR,
@@ -81,6 +84,10 @@ class Env(Struct):
     dr = Array(u64, ENV_DR)
     efer = Field(u64, ENV_EFER)
     fpstt = Field(u32, ENV_FPSTT)
+    fpus = Field(u16, ENV_FPUS)
+    fpuc = Field(u16, ENV_FPUC)
+    met = Field(u8, ENV_FT0 + 10)  # what thunks of the x87 tell each other is where nothing else is
+    form = Field(u8, ENV_FT0 + 11)
     mxcsr = Field(u32, ENV_MXCSR)
     sysenter_cs = Field(u32, ENV_SYSENTER_CS)
     sysenter_esp = Field(u64, ENV_SYSENTER_ESP)

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from . import debug, exits, helpers, memory, ports, running, sse, translation
+from . import debug, exits, helpers, memory, ports, running, sse, sse_strings, translation, x87_code
 
 Thunk = tuple[Callable[..., Any], dict[str, Any]]
 _LETTERS = {"b": 1, "w": 2, "l": 4}
@@ -74,6 +74,7 @@ CALLED = (
     *("cpu_x86_update_dr7", "update_fp_status", "update_mxcsr_status", "cpu_loop_exit_restore"),
     *("tlb_flush", "tb_flush", "tb_invalidate_phys_range", "gen_new_label"),
     *("tcg_temp_free_internal", "tcg_gen_op1", "tcg_gen_op3", "tcg_gen_brcondi_i32"),
+    *("cpu_lduw_data_ra", "cpu_ldq_data_ra", "cpu_stw_data_ra", "cpu_stl_data_ra", "cpu_stq_data_ra"),
     *("helper_cc_compute_all", "helper_cli", "helper_check_exit_request"),
 )
 """What thunks and the engine call beside those that are rerouted or replaced."""
@@ -90,20 +91,18 @@ def replaced(address: Callable[[str], int], features: int) -> Iterator[Replaced]
     """All replaced helpers; `address` finds an original, `features` is what the host has."""
     for thunk in _PLAIN:
         yield Replaced(f"helper_{thunk.__name__}", ((thunk, {}),))
-    yield Replaced("helper_pcmpestri_xmm", ((helpers.compare_strings, {"is_mask": 0}),))
-    yield Replaced("helper_pcmpestrm_xmm", ((helpers.compare_strings, {"is_mask": 1}),))
+    for letter, is_explicit in (("e", 1), ("i", 0)):
+        for result, is_mask in (("i", 0), ("m", 1)):
+            constants = {"is_explicit": is_explicit, "is_mask": is_mask}
+            yield Replaced(f"helper_pcmp{letter}str{result}_xmm", ((sse_strings.compare, constants),))
     for name in _HORIZONTAL:
         full = f"helper_{name}_xmm"
         yield Replaced(full, ((helpers.horizontal, {"original": address(full)}),))
-    for name in ("helper_fcomi_ST0_FT0", "helper_fucomi_ST0_FT0"):
-        yield Replaced(name, ((helpers.fcomi, {"original": address(name)}),))
-    yield Replaced("helper_fisttl_ST0", ((helpers.fisttl, {}),))
-    yield Replaced("helper_fisttll_ST0", ((helpers.fisttll, {}),))
     for letter, size in _LETTERS.items():
         check = (ports.string_check, {"size": size})
         ways = ((ports.port_in, ports.string_in, "in"), (ports.port_out, ports.string_out, "out"))
         for item, string, way in ways:
             bulk = ((string, {"size": size, "bits": bits}) for bits in (16, 32, 64))
             yield Replaced(f"helper_{way}{letter}", ((item, {"size": size}), check, *bulk))
-    for name, thunk, constants in sse.replacements(features):
+    for name, thunk, constants in (*sse.replacements(features), *x87_code.replacements()):
         yield Replaced(f"helper_{name}", ((thunk, constants),))

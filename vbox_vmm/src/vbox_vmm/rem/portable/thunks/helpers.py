@@ -30,7 +30,6 @@ from ..layout import (
     EFER_LME,
     EFER_NXE,
     EFER_SCE,
-    ENV_FPREGS,
     ENV_SEGS,
     FEATURES_1_ECX,
     FEATURES_1_EDX,
@@ -44,7 +43,6 @@ from ..layout import (
     FLAG_VM,
     FLAG_VM_BYTE,
     FLAGS_ARITHMETIC,
-    FLAGS_COMPARED,
     HF_CPL,
     HF_CS64,
     HF_LMA,
@@ -238,56 +236,12 @@ def ltr(env: Env, selector: UInt32) -> None:
 SIGN = 1 << 63
 
 
-def string_length(value: int, is_wide: int) -> int:
-    length = value if is_wide else u32(value) | (U32_MAX << 32 if value & 0x8000_0000 else 0)
-    magnitude = -length if length & SIGN else length
-    return magnitude if magnitude < 16 else 16
-
-
-def compare_strings(env: Env, d: int, s: int, control: UInt32, *, is_mask: int) -> None:
-    a = env.regs[R_AX]
-    other = env.regs[R_DX]
-    is_wide = control >> 8  # REX.W
-    env.regs[R_AX] = string_length(a, is_wide)
-    env.regs[R_DX] = string_length(other, is_wide)
-    if is_mask:
-        lib.helper_pcmpestrm_xmm(env, d, s, control)
-    else:
-        lib.helper_pcmpestri_xmm(env, d, s, control)
-    env.regs[R_AX] = a
-    env.regs[R_DX] = other
-
-
 def horizontal(env: Env, d: int, s: int, *, original: int) -> None:
     """Sums: Unicorn writes the destination while it reads a source that may be the same."""
     copy = buffer(16)
     u64[copy] = u64[s]
     u64[copy + 8] = u64[s + 8]
     call(original, env, d, copy)
-
-
-# --- x87 ------------------------------------------------------------------------------------------
-
-
-def fcomi(env: Env, *, original: int) -> None:
-    """The comparison is in ZF, PF and CF; the other arithmetic flags become 0."""
-    call(original, env)
-    env.cc_src &= FLAGS_COMPARED
-
-
-def is_beyond(env: Env, bits: int) -> int:
-    """Does the top of the stack, truncated, need more than so many bits?"""
-    exponent = u16[env.address + (env.fpstt & 7) * 16 + (ENV_FPREGS + 8)]
-    return (exponent & 0x7FFF) >= 0x3FFF + bits - 1
-
-
-def fisttl(env: Env) -> int:
-    """The result is then the indefinite integer, where Unicorn stores the largest."""
-    return 0x8000_0000 if is_beyond(env, 32) else lib.helper_fisttl_ST0(env)
-
-
-def fisttll(env: Env) -> int:
-    return SIGN if is_beyond(env, 64) else lib.helper_fisttll_ST0(env)
 
 
 # --- time-stamp counter, MSRs, CPUID --------------------------------------------------------------

@@ -28,6 +28,8 @@ STMXCSR = bytes.fromhex("0fae18")
 STORE_XMM0 = bytes.fromhex("0f1100")  # movups [rax], xmm0
 LOAD_XMM0 = bytes.fromhex("0f1000")  # movups xmm0, [rax]
 LOAD_BOTH = LOAD_XMM0 + bytes.fromhex("0f1009")  # ... and movups xmm1, [rcx]
+LOAD_HALF_XMM1 = bytes.fromhex("f30f7e09")  # movq xmm1, [rcx]
+STORE_HALF_XMM0 = bytes.fromhex("660fd600")  # movq [rax], xmm0
 FLAGS_TO_RAX = bytes.fromhex("9c 58 83e045")  # pushfq / pop rax / and eax, ZF PF CF
 
 
@@ -105,6 +107,36 @@ def rounding(env: Env, d: int, s: int, control: UInt32, *, code: bytes, quiet: b
     execute(STORE_XMM0, d)
 
 
+def to_mmx(env: Env, d: int, s: int, *, code: bytes) -> None:
+    """Between MMX and XMM: half an XMM register, whose upper half is then 0."""
+    guest = env.mxcsr
+    word = buffer(16)
+    execute(code, d, s)
+    if not is_noted(guest, word):
+        begin(guest, word)
+        execute(code, d, s)
+        end(env, guest, word, here())
+    execute(STORE_HALF_XMM0, d)
+
+
+def dot_product(env: Env, d: int, s: int, control: UInt32, *, code: bytes, count: int) -> None:
+    """The control says which products are summed, the others being 0, and which parts get the sum."""
+    guest = env.mxcsr
+    word = buffer(16)
+    a = buffer(16)
+    b = buffer(16)
+    for i in range(4):
+        is_chosen = control >> (4 + (i if count == 4 else i >> 1)) & 1
+        u32[a + i * 4] = u32[d + i * 4] if is_chosen else 0
+        u32[b + i * 4] = u32[s + i * 4] if is_chosen else 0
+    begin(guest, word)
+    execute(code, a, b)
+    execute(STORE_XMM0, a)
+    end(env, guest, word, here())
+    for i in range(4):
+        u32[d + i * 4] = u32[a + i * 4] if control >> (i if count == 4 else i >> 1) & 1 else 0
+
+
 def later_features() -> int:
     """ECX of the host's CPUID leaf 1."""
     return execute(CPUID_1_ECX)
@@ -116,7 +148,7 @@ HAS_SSE3, HAS_SSE4_1 = 1, 1 << 19
 
 # --- which helper is which instruction ------------------------------------------------------------
 
-Row = tuple[str, Callable[..., Any], dict[str, bytes]]
+Row = tuple[str, Callable[..., Any], dict[str, Any]]
 
 _ARITHMETIC = {"add": 0x58, "mul": 0x59, "sub": 0x5C, "min": 0x5D, "div": 0x5E, "max": 0x5F, "sqrt": 0x51}
 _COMPARE = ("eq", "lt", "le", "unord", "neq", "nlt", "nle", "ord")
@@ -125,6 +157,7 @@ _CONVERSIONS = {
     "cvtps2pd": "0f5a", "cvtpd2ps": "660f5a", "cvtss2sd": "f30f5a", "cvtsd2ss": "f20f5a",
     "cvtdq2ps": "0f5b", "cvtdq2pd": "f30fe6", "cvtps2dq": "660f5b", "cvtpd2dq": "f20fe6",
     "cvttps2dq": "f30f5b", "cvttpd2dq": "660fe6",
+    "rcpps": "0f53", "rcpss": "f30f53", "rsqrtps": "0f52", "rsqrtss": "f30f52",
 }  # fmt: skip
 _SSE3 = {
     "addsubps": "f20fd0", "addsubpd": "660fd0", "haddps": "f20f7c", "haddpd": "660f7c",
@@ -138,6 +171,12 @@ _TO_INTEGER = {
     "cvtss2si": "f30f2d", "cvtsd2si": "f20f2d", "cvttss2si": "f30f2c", "cvttsd2si": "f20f2c",
     "cvtss2sq": "f3480f2d", "cvtsd2sq": "f2480f2d", "cvttss2sq": "f3480f2c", "cvttsd2sq": "f2480f2c",
 }  # fmt: skip
+_TO_MMX = {  # from XMM, or from MMX: the upper half is not loaded
+    "cvtps2pi": (LOAD_HALF_XMM1, "660f5b"), "cvttps2pi": (LOAD_HALF_XMM1, "f30f5b"),
+    "cvtpd2pi": (LOAD_BOTH, "f20fe6"), "cvttpd2pi": (LOAD_BOTH, "660fe6"),
+    "cvtpi2ps": (LOAD_HALF_XMM1, "0f5b"),
+}  # fmt: skip
+_DOT_PRODUCTS = {"dpps_xmm": ("660f3a40", 4), "dppd_xmm": ("660f3a41", 2)}
 _ROUNDING = {"ps": "660f3a08", "pd": "660f3a09", "ss": "660f3a0a", "sd": "660f3a0b"}
 _XMM0_XMM1, _RAX_XMM0 = b"\xc1", b"\xc0"
 _ROUND_BY_MXCSR, _QUIETLY = b"\x04", b"\x0c"
@@ -161,7 +200,12 @@ def replacements(features: int) -> Iterator[Row]:
         yield name, operation, {"code": LOAD_XMM0 + bytes.fromhex(code) + _XMM0_XMM1}
     for name, code in _TO_INTEGER.items():
         yield name, to_integer, {"code": LOAD_XMM0 + bytes.fromhex(code) + _RAX_XMM0}
+    for name, (load, code) in _TO_MMX.items():
+        yield name, to_mmx, {"code": load + bytes.fromhex(code) + _XMM0_XMM1}
     if features & HAS_SSE4_1:
+        for name, (code, count) in _DOT_PRODUCTS.items():
+            instruction = LOAD_BOTH + bytes.fromhex(code) + _XMM0_XMM1 + b"\xff"
+            yield name, dot_product, {"code": instruction, "count": count}
         for name, code in _ROUNDING.items():
             instruction = LOAD_BOTH + bytes.fromhex(code) + _XMM0_XMM1
             yield (
