@@ -87,9 +87,10 @@ def measure(mode: str, machine: Machine, chosen: Sequence[str]) -> Mapping[str, 
     for work in done:
         if work.operations:
             values.setdefault(work.name, []).append(work.seconds / work.operations * 1e9)
+    without = values.pop(WITHOUT_TICKS, [])
     medians = {name: statistics.median(several) for name, several in values.items()}
-    without = medians.pop(WITHOUT_TICKS, None)
-    for name in TICKS:
-        if without is not None and name in medians:
-            medians[name] = 100 * (medians[name] / without - 1)
+    for name in set(TICKS) & set(medians):
+        # Turn by turn, unless one was left out.
+        turns = zip(values[name], without, strict=len(values[name]) == len(without))
+        medians[name] = 100 * (statistics.median(beside / alone for beside, alone in turns) - 1)
     return medians

@@ -74,6 +74,12 @@ void set_clock(u32 divisor)
     out8(0x40, (u8)(divisor >> 8));
 }
 
+/* A count that never comes. */
+void stop_clock(void)
+{
+    out8(0x43, 0x30); /* mode 0 */
+}
+
 int disk_ready(void)
 {
     out8(ATA_CONTROL, NO_INTERRUPT);
