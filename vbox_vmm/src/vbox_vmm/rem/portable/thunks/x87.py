@@ -32,7 +32,7 @@ NUMBER, SINGLE, DOUBLE = range(3)
 INDEFINITE, INDEFINITE_EXPONENT = 3 << 62, 0xFFFF
 
 # Where machine code, with RCX, finds things.
-A, B, RESULT, ABOVE, CONTROL, WORK_SIZE = 0, 16, 32, 48, 60, 64
+A, B, RESULT, IS_USUAL, NEWS, ABOVE, CONTROL, WORK_SIZE = 0, 16, 32, 44, 46, 48, 60, 64
 
 # --- the stack ------------------------------------------------------------------------------------
 
@@ -110,6 +110,8 @@ def work_from(env: Env, work: int, a: int, b: int) -> None:
     u16[work + B + 8] = u16[b + 8]
     u16[work + CONTROL] = env.fpuc | COMPUTING
     u16[work + CONTROL + 2] = USUAL
+    u16[work + IS_USUAL] = env.fpuc & (USUAL | ROUNDING) == USUAL
+    u16[work + NEWS] = FLAGS & ~env.fpus
 
 
 # --- moves ----------------------------------------------------------------------------------------
@@ -386,6 +388,8 @@ def converted(env: Env, work: int, rounding: int, *, code: bytes) -> None:
     """An empty register is noted before its conversion, which has nothing to add."""
     work_from(env, work, st(env, 0), st(env, 0))
     u16[work + CONTROL] = env.fpuc | rounding | MASKS
+    if rounding:
+        u16[work + IS_USUAL] = 0
     if is_empty(env, 0):
         u64[work + A] = INDEFINITE
         u16[work + A + 8] = INDEFINITE_EXPONENT

@@ -1,6 +1,8 @@
 """The instructions of the host's x87 that thunks execute, and which helper is which of them.
 
-RCX points to what `x87.work_from` lays out; the status word comes back in RAX.
+RCX points to what `x87.work_from` lays out; the status word comes back in RAX.  Clearing exceptions and
+loading the control word take the host longer than the arithmetic: with the usual control word it computes
+without, and once more with both when the status word has news.
 """
 
 from __future__ import annotations
@@ -46,16 +48,23 @@ from .x87 import (
     store,
 )
 
-# fnclex / fldcw [rcx + CONTROL], and back: fldcw [rcx + CONTROL + 2] / movzx eax, ax
-_BEFORE, _BEHIND = bytes.fromhex("dbe2 d9693c"), bytes.fromhex("d9693e 0fb7c0")
+# fnclex / fldcw [rcx + CONTROL], and back: fldcw [rcx + CONTROL + 2]
+_BEFORE, _BEHIND = bytes.fromhex("dbe2 d9693c"), bytes.fromhex("d9693e")
+_IS_USUAL = bytes.fromhex("6683792c00 74")  # cmp word [rcx + IS_USUAL], 0 / je
+_HAS_NO_NEWS = bytes.fromhex("6685412e 74")  # test [rcx + NEWS], ax / jz
+_STATUS_TO_RAX = bytes.fromhex("0fb7c0")  # movzx eax, ax
 _LOAD_A, _LOAD_B = bytes.fromhex("db29"), bytes.fromhex("db6910")
+_FNSTSW = bytes.fromhex("dfe0")
 _STATUS = bytes.fromhex("dfe0 dbe2")  # fnstsw ax / fnclex
 _RESULT, _ABOVE, _DROP = bytes.fromhex("db7920"), bytes.fromhex("db7930"), bytes.fromhex("ddd8")
 _UNLESS_C2 = bytes.fromhex("66a90004 7503")  # test ax, C2 / jnz over the next three bytes
 
 
 def _code(*parts: bytes) -> bytes:
-    return b"".join((_BEFORE, *parts, _BEHIND))
+    careful = b"".join((_BEFORE, *parts, _BEHIND))
+    quick = b"".join(_FNSTSW if part is _STATUS else part for part in parts)
+    quick += _HAS_NO_NEWS + bytes((len(careful),))
+    return _IS_USUAL + bytes((len(quick),)) + quick + careful + _STATUS_TO_RAX
 
 
 def _binary(operation: str, behind: bytes = _DROP) -> bytes:
