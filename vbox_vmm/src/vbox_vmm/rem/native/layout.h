@@ -242,8 +242,7 @@ enum {
     FLAG_VM = 1 << 17,
     FLAG_VM_BYTE = 2,
     FLAG_AC = 1 << 18,
-    FLAGS_ARITHMETIC = 0x8D5,
-    FLAGS_COMPARED = 0x45 /* ZF, PF, CF */
+    FLAGS_ARITHMETIC = 0x8D5
 };
 enum {
     DESC_A = 1 << 8,

@@ -190,6 +190,11 @@ LATER_OPERATIONS(OPERATION)
         STORE(d, result);                                                                                \
     }
 
+ROUNDING(roundps)
+ROUNDING(roundpd)
+ROUNDING(roundss)
+ROUNDING(roundsd)
+
 /* The control says which products are summed, the others being 0, and which parts get the sum. */
 #define DOT_PRODUCT(name, bits, count)                                                          \
     static void rem_##name##_xmm(void *env, void *d, const void *s, uint32_t control)           \
@@ -209,11 +214,6 @@ LATER_OPERATIONS(OPERATION)
 
 DOT_PRODUCT(dpps, 32, 4)
 DOT_PRODUCT(dppd, 64, 2)
-
-ROUNDING(roundps)
-ROUNDING(roundpd)
-ROUNDING(roundss)
-ROUNDING(roundsd)
 
 #define ROW(name) {"helper_" #name, (void *)rem_##name},
 

@@ -60,7 +60,7 @@ def end(env: Env, guest: int, word: int, back: int) -> None:
         lib.raise_exception_err_ra(env, VECTOR_XM if env.cr[4] & CR4_OSXMMEXCPT else VECTOR_UD, 0, back)
 
 
-def operation(env: Env, d: int, s: int, *, code: bytes) -> None:
+def operation(env: Env, d: int, s: int, *, code: bytes, store: bytes) -> None:
     """`d` gets the result and may be an operand; `s` is a register, memory, or an integer itself."""
     guest = env.mxcsr
     word = buffer(16)
@@ -69,7 +69,7 @@ def operation(env: Env, d: int, s: int, *, code: bytes) -> None:
         begin(guest, word)
         execute(code, d, s)
         end(env, guest, word, here())
-    execute(STORE_XMM0, d)
+    execute(store, d)
 
 
 def comparison(env: Env, d: int, s: int, *, code: bytes) -> None:
@@ -105,18 +105,6 @@ def rounding(env: Env, d: int, s: int, control: UInt32, *, code: bytes, quiet: b
         execute(code, d, s)
     end(env, guest, word, here())
     execute(STORE_XMM0, d)
-
-
-def to_mmx(env: Env, d: int, s: int, *, code: bytes) -> None:
-    """Between MMX and XMM: half an XMM register, whose upper half is then 0."""
-    guest = env.mxcsr
-    word = buffer(16)
-    execute(code, d, s)
-    if not is_noted(guest, word):
-        begin(guest, word)
-        execute(code, d, s)
-        end(env, guest, word, here())
-    execute(STORE_HALF_XMM0, d)
 
 
 def dot_product(env: Env, d: int, s: int, control: UInt32, *, code: bytes, count: int) -> None:
@@ -193,15 +181,17 @@ def replacements(features: int) -> Iterator[Row]:
     if features & HAS_SSE3:
         operations |= {name: bytes.fromhex(code) + _XMM0_XMM1 for name, code in _SSE3.items()}
     for name, instruction in operations.items():
-        yield name, operation, {"code": LOAD_BOTH + instruction}
+        yield name, operation, {"code": LOAD_BOTH + instruction, "store": STORE_XMM0}
     for name, code in _COMPARISONS.items():
         yield name, comparison, {"code": LOAD_BOTH + bytes.fromhex(code) + _XMM0_XMM1 + FLAGS_TO_RAX}
     for name, code in _FROM_INTEGER.items():
-        yield name, operation, {"code": LOAD_XMM0 + bytes.fromhex(code) + _XMM0_XMM1}
+        instruction = LOAD_XMM0 + bytes.fromhex(code) + _XMM0_XMM1
+        yield name, operation, {"code": instruction, "store": STORE_XMM0}
     for name, code in _TO_INTEGER.items():
         yield name, to_integer, {"code": LOAD_XMM0 + bytes.fromhex(code) + _RAX_XMM0}
     for name, (load, code) in _TO_MMX.items():
-        yield name, to_mmx, {"code": load + bytes.fromhex(code) + _XMM0_XMM1}
+        instruction = load + bytes.fromhex(code) + _XMM0_XMM1
+        yield name, operation, {"code": instruction, "store": STORE_HALF_XMM0}
     if features & HAS_SSE4_1:
         for name, (code, count) in _DOT_PRODUCTS.items():
             instruction = LOAD_BOTH + bytes.fromhex(code) + _XMM0_XMM1 + b"\xff"
