@@ -48,7 +48,8 @@ setup(
         ),
         Extension(
             "vbox_vmm._tm_line",
-            sources=["src/vbox_vmm/tm_line.c"],
+            sources=["src/vbox_vmm/tm_line.c", "src/vbox_vmm/tm_readout.c"],
+            depends=["src/vbox_vmm/tm_line.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             extra_compile_args=["-O2", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra"],

@@ -46,6 +46,7 @@ from vbox_pdm.layers import (
 )
 from vbox_pdm.media import Media, MediaAbove, MediaBelow, MediaInfo, MediaOp, MediaRequest
 from vbox_pdm.pci import Capability, Msi, MsiX, PciFunction, PciIdentity
+from vbox_pdm.readout import Readout
 from vbox_pdm.regions import Latch, Mmio, Ports, Ram, ReadWidth, Region, Rom, Width, WriteWidth
 from vbox_pdm.registers import Reg8, Reg16, Reg32, Reg64, Register, RegisterMap
 from vbox_pdm.state import State
@@ -110,6 +111,7 @@ __all__ = [
     "Queue",
     "Ram",
     "ReadWidth",
+    "Readout",
     "Reg8",
     "Reg16",
     "Reg32",

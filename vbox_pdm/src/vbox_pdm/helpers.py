@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from vbox_pdm.layers import Layer
     from vbox_pdm.pci import AnyCapability, PciFunction, PciIdentity
+    from vbox_pdm.readout import Readout
     from vbox_pdm.regions import Mmio, Ports, Ram, Rom
     from vbox_pdm.timers import Clock, Timer
 
@@ -143,6 +144,10 @@ class Helpers(Protocol):
     def reader(self, clock: Clock, hz: int = 1_000_000_000) -> Callable[[], int]:
         """For registers that are read often: what gives the time of a clock (not of TSC) in periods of `hz`
         (1..10**9), rounded down.  A call of it costs less than `now` and the arithmetic."""
+
+    def readout(self, look: Callable[[int, int], int], clock: Clock, hz: int = 1_000_000_000) -> Readout:
+        """For registers that are polled: what stands in front of the read handler `look` and answers by
+        itself what the device has said ahead, by the time of a clock in periods of `hz`, as of `reader`."""
 
     def utc_now(self) -> int:
         """The guest's wall clock: nanoseconds since 1970-01-01 UTC."""

@@ -36,11 +36,12 @@ from typing import Any
 from attrs import frozen
 
 from vbox_pdm import Clock, PdmError, State, StateError
+from vbox_pdm.readout import PlainReadout, Readout
 from vbox_pdm.timers import check_reader
 from vbox_vmm.instruction_clock import InstructionClock
 from vbox_vmm.tm_config import NS_PER_SECOND, Mode, TmConfig, invalid
 from vbox_vmm.tm_line import NO_LIMIT as NO_LIMIT
-from vbox_vmm.tm_line import TscMapping, make_line
+from vbox_vmm.tm_line import Look, TscMapping, make_line
 from vbox_vmm.tm_timer import FAR, Queue, label, table
 from vbox_vmm.tm_timer import Timer as Timer
 from vbox_vmm.tm_timer import TimerState as TimerState
@@ -169,6 +170,16 @@ class TimeManager:
             return self._line.reader(clock is _SYNC, hz)
         host = self._host
         return host if hz == NS_PER_SECOND else lambda: host() * hz // NS_PER_SECOND
+
+    def readout(self, look: Look, clock: Clock, hz: int = NS_PER_SECOND) -> Readout:
+        """What stands in front of a read handler and answers by the time of a clock, as `reader` gives it.
+
+        Raises PdmError VERR_INVALID_PARAMETER, for TSC as well.
+        """
+        if clock is _REAL:
+            return PlainReadout(self.reader(clock, hz), look)
+        check_reader(clock, hz)
+        return self._line.readout(look, clock is _SYNC, hz)
 
     def frequency(self, clock: Clock) -> int:
         """Units per second of `clock`."""

@@ -3,20 +3,12 @@
  *
  * Times are ns below 2^63.  A source that is None is the host's monotonic clock, the one of time.monotonic_ns.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdbool.h>
-#include <stdint.h>
+#include "tm_line.h"
+
 #include <time.h>
 
 #define NS_PER_SECOND 1000000000
 #define FAR ((int64_t)1 << 62) /* that of tm_timer */
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *source; /* a callable; NULL: the host's clock */
-    int64_t anchor, base, warp, v0, s0, rate, v_end, limit;
-} Line;
 
 typedef struct {
     PyObject_HEAD
@@ -105,6 +97,19 @@ static int sync_now(Line *l, int64_t *out)
     return 0;
 }
 
+int line_now(Line *l, bool sync, uint32_t hz, uint64_t *out)
+{
+    int64_t now;
+    uint64_t ns;
+
+    if ((sync ? sync_now(l, &now) : virtual_now(l, &now)) < 0) {
+        return -1;
+    }
+    ns = (uint64_t)now; /* a virtual clock begins at 0; each part of the product fits in 64 bits */
+    *out = hz == NS_PER_SECOND ? ns : ns / NS_PER_SECOND * hz + ns % NS_PER_SECOND * hz / NS_PER_SECOND;
+    return 0;
+}
+
 /* ---- the line ------------------------------------------------------------------------------------------ */
 
 static PyObject *line_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
@@ -139,7 +144,7 @@ static int line_clear(PyObject *self)
     return 0;
 }
 
-static void released(PyObject *self)
+void released(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     freefunc release = PyType_GetSlot(type, Py_tp_free);
@@ -310,6 +315,15 @@ static PyObject *line_reader(PyObject *self, PyObject *arguments)
     return read;
 }
 
+static PyObject *line_readout(PyObject *self, PyObject *arguments)
+{
+    PyObject *look;
+    int sync;
+    unsigned hz;
+
+    return PyArg_ParseTuple(arguments, "OpI", &look, &sync, &hz) ? readout_new((Line *)self, look, sync, hz) : NULL;
+}
+
 static PyMethodDef line_methods[] = {
     {"set", (PyCFunction)(void (*)(void))line_set, METH_FASTCALL, NULL},
     {"hold", line_hold, METH_O, NULL},
@@ -320,6 +334,7 @@ static PyMethodDef line_methods[] = {
     {"source_of", line_source_of, METH_O, NULL},
     {"mapping", (PyCFunction)(void (*)(void))line_mapping, METH_FASTCALL, NULL},
     {"reader", line_reader, METH_VARARGS, NULL},
+    {"readout", line_readout, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -340,21 +355,13 @@ static PyType_Spec line_spec = {
 static PyObject *reader_read(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
 {
     Reader *r = (Reader *)self;
-    int64_t now;
-    uint64_t ns;
+    uint64_t now;
 
     (void)arguments;
     if (count != 0) {
         return PyErr_Format(PyExc_TypeError, "a clock's reader takes no arguments, not %zd", count);
     }
-    if ((r->sync ? sync_now(r->line, &now) : virtual_now(r->line, &now)) < 0) {
-        return NULL;
-    }
-    if (r->hz == NS_PER_SECOND) {
-        return PyLong_FromLongLong(now);
-    }
-    ns = (uint64_t)now; /* a virtual clock begins at 0; each part of the product fits in 64 bits */
-    return PyLong_FromUnsignedLongLong(ns / NS_PER_SECOND * r->hz + ns % NS_PER_SECOND * r->hz / NS_PER_SECOND);
+    return line_now(r->line, r->sync, r->hz, &now) < 0 ? NULL : PyLong_FromUnsignedLongLong(now);
 }
 
 static int reader_traverse(PyObject *self, visitproc visit, void *arg)
@@ -396,7 +403,8 @@ PyMODINIT_FUNC PyInit__tm_line(void)
     PyObject *line = module ? PyType_FromSpec(&line_spec) : NULL;
 
     if (line == NULL || PyModule_AddObjectRef(module, "Line", line) < 0 ||
-        (reader_type == NULL && !(reader_type = (PyTypeObject *)PyType_FromSpec(&reader_spec)))) {
+        (reader_type == NULL && !(reader_type = (PyTypeObject *)PyType_FromSpec(&reader_spec))) ||
+        readout_ready() < 0) {
         Py_XDECREF(line);
         Py_XDECREF(module);
         return NULL;

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from vbox_pdm.readout import PlainReadout, Readout
 from vbox_vmm.tm_config import NS_PER_SECOND
 from vbox_vmm.tm_timer import FAR
 
@@ -20,6 +21,8 @@ TscMapping = tuple[int, int, int, int]
 """(ticks, time, hz, limit), as `Engine.set_tsc` takes them: at `now` of the source the TSC is
 min(ticks + (now - time) * hz / 10**9, limit)."""
 Source = Callable[[], int]
+Look = Callable[[int, int], int]
+"""A read handler."""
 
 
 class Line(Protocol):
@@ -60,6 +63,9 @@ class Line(Protocol):
 
     def reader(self, sync: bool, hz: int, /) -> Callable[[], int]:
         """What gives the time of VIRTUAL_SYNC or VIRTUAL in periods of `hz` (1..10**9), rounded down."""
+
+    def readout(self, look: Look, sync: bool, hz: int, /) -> Readout:
+        """What answers by such a reader in front of the read handler `look`."""
 
 
 class PlainLine:
@@ -136,6 +142,10 @@ class PlainLine:
         """What gives the time in periods of `hz`."""
         read = self.sync if sync else self.virtual
         return read if hz == NS_PER_SECOND else lambda: read() * hz // NS_PER_SECOND
+
+    def readout(self, look: Look, sync: bool, hz: int, /) -> Readout:
+        """What answers by such a reader."""
+        return PlainReadout(self.reader(sync, hz), look)
 
 
 def make_line(source: Source) -> Line:

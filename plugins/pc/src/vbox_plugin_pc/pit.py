@@ -37,7 +37,7 @@ from vbox_pdm import (
     key,
 )
 from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
-from vbox_plugin_pc.pit_counter import Counter, CounterState
+from vbox_plugin_pc.pit_counter import BOTH, HIGH, Counter, CounterState
 
 FREQUENCY = 1_193_182
 # Clocks in a nanosecond, in lowest terms: 1,193,182 / 10^9.
@@ -110,14 +110,15 @@ def time_of(clock: int) -> int:
 
 
 class Pit(Device[Config]):
-    """The chip and port 0x61, which reads `status` until the clock `steady`."""
+    """The chip and port 0x61.
 
-    transient = frozenset({"status", "steady"})
+    Both are polled.  While the host answers for a counter (`counts`), it alone knows whose turn it is of the
+    two bytes: whatever is done to a counter takes it back first.
+    """
 
     def pdm_construct(self) -> None:
         self.counters = (Counter(True), Counter(True), Counter(False))
         self.control = 0  # bits 0 to 3 of port 0x61
-        self.status = self.steady = 0
         self.edge = -1
         self.irq = self.helpers.isa_irq(self.config.irq)
         self.timer = self.helpers.timer("counter 0", Clock.VIRTUAL_SYNC, self.expired)
@@ -126,20 +127,20 @@ class Pit(Device[Config]):
         self.arm = self.timer.set
         self.clock = self.helpers.reader(Clock.VIRTUAL_SYNC, FREQUENCY)
         self.refresh_from = self.clock()
-        region = Ports("8254", 4, self.read, self.write, registers=Registers, width=Width.BYTE)
+        self.counts = self.helpers.readout(self.read, Clock.VIRTUAL_SYNC, FREQUENCY)
+        self.nmisc = self.helpers.readout(self.read_control, Clock.VIRTUAL_SYNC, FREQUENCY)
+        region = Ports("8254", 4, self.counts.read, self.write, registers=Registers, width=Width.BYTE)
         self.helpers.map_ports(self.config.base, region)
-        self.helpers.map_ports(
-            0x61,
-            Ports(
-                "nmisc", 1, self.read_control, self.write_control, registers=SystemControl, width=Width.BYTE
-            ),
+        region = Ports(
+            "nmisc", 1, self.nmisc.read, self.write_control, registers=SystemControl, width=Width.BYTE
         )
+        self.helpers.map_ports(0x61, region)
 
     def pdm_reset(self) -> None:
+        self.take_all_back()
         for number, counter in enumerate(self.counters):
             counter.reset(number < 2)
         self.control = 0
-        self.steady = 0
         self.edge = -1
         self.timer.stop()
         self.refresh_from = self.clock()  # the toggle begins anew, with 0
@@ -150,7 +151,24 @@ class Pit(Device[Config]):
     def read(self, offset: int, size: int) -> int:
         if offset == 3:
             return 0xFF  # the control word cannot be read
-        return self.counters[offset].read(self.clock)
+        self.take_back(offset)
+        counter = self.counters[offset]
+        value = counter.read(self.clock)
+        access, end, step = counter.access, counter.end, counter.step
+        if end and access != HIGH and not counter.latched:
+            self.counts.hold(offset, 1, end * step, end, -step, 1 + (access == BOTH), counter.read_high)
+        return value
+
+    def take_back(self, number: int) -> None:
+        """The counter answers itself again."""
+        turn = self.counts.drop(number)
+        if turn >= 0:
+            self.counters[number].read_high = bool(turn)
+
+    def take_all_back(self) -> None:
+        for number in range(3):
+            self.take_back(number)
+        self.nmisc.drop(0)
 
     def write(self, offset: int, size: int, value: int) -> None:
         clock = self.clock()
@@ -160,19 +178,22 @@ class Pit(Device[Config]):
             if select == 3:
                 self.read_back(value, clock)
                 return
+            self.take_back(select)
             if not value & 0x30:
                 self.counters[select].latch_count(clock)
                 return
             self.counters[select].program(value & 0x3F, clock)
         else:
+            self.take_back(offset)
             self.counters[offset].write(value, clock)
-        self.steady = 0
+        self.nmisc.drop(0)
         if not select:
             self.follow(clock)
 
     def read_back(self, value: int, clock: int) -> None:
         for number, counter in enumerate(self.counters):
             if value & 2 << number:
+                self.take_back(number)
                 if not value & 0x20:
                     counter.latch_count(clock)
                 if not value & 0x10:
@@ -182,21 +203,17 @@ class Pit(Device[Config]):
 
     def read_control(self, offset: int, size: int) -> int:
         clock = self.clock()
-        if clock >= self.steady:
-            self.look(clock)
-        return self.status
-
-    def look(self, clock: int) -> None:
-        """What port 0x61 reads and the clock until which it does."""
         refresh, speaker = self.counters[1], self.counters[2]
         period = refresh.count if refresh.written and refresh.mode in (2, 3) else REFRESH_CLOCKS
         number = (clock - self.refresh_from) // period
-        self.status = self.control | (number & 1) << 4 | speaker.level(clock) << 5
-        self.steady = min(self.refresh_from + (number + 1) * period, speaker.steady)
+        status = self.control | (number & 1) << 4 | speaker.level(clock) << 5
+        self.nmisc.hold(0, 1, status, min(self.refresh_from + (number + 1) * period, speaker.steady))
+        return status
 
     def write_control(self, offset: int, size: int, value: int) -> None:
         self.control = value & 0x0F
-        self.steady = 0
+        self.nmisc.drop(0)
+        self.take_back(2)
         self.counters[2].set_gate(bool(value & 1), self.clock())
 
     # --- IRQ 0
@@ -248,6 +265,7 @@ class Pit(Device[Config]):
 
     def pdm_save(self) -> PitState:
         clock = self.clock()
+        self.take_all_back()
         for counter in self.counters:
             counter.sync(clock)  # when somebody last looked at it is no part of the state
         return PitState(
@@ -255,10 +273,10 @@ class Pit(Device[Config]):
         )
 
     def pdm_load(self, state: PitState) -> None:
+        self.take_all_back()
         for counter, saved in zip(self.counters, state.counters, strict=True):
             counter.load_state(saved)
         self.control = state.control & 0x0F
-        self.steady = 0
         self.edge = state.edge
         self.refresh_from = state.refresh_from
 

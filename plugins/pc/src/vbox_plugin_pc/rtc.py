@@ -47,6 +47,7 @@ from vbox_pdm import (
     hookimpl,
     key,
 )
+from vbox_pdm.readout import FOREVER
 from vbox_plugin_pc.conformance import vbox_conformance_setup as vbox_conformance_setup
 from vbox_plugin_pc.rtc_calendar import CENTURY, YEAR, Format
 
@@ -152,7 +153,7 @@ class RealTimeClock(Device[Config]):
     """The chip.  The chain's time is `now + phase`: whole seconds of it are updates."""
 
     # Where the host's clock was; and what follows from the time and from what the battery keeps.
-    transient = frozenset({"wall", "second", "ticks", "calm"})
+    transient = frozenset({"wall", "second", "ticks"})
 
     def pdm_construct(self) -> None:
         self.cmos = bytearray(256)
@@ -164,7 +165,8 @@ class RealTimeClock(Device[Config]):
         self.periodic = self.helpers.timer("periodic", Clock.VIRTUAL_SYNC, self.update)
         self.updates = self.helpers.timer("update", Clock.VIRTUAL_SYNC, self.update)
         self.helpers.provide_rtc(self)
-        ports = Ports("mc146818", 4, self.read, self.write, registers=PortRegisters, width=Width.BYTE)
+        self.readout = self.helpers.readout(self.read, Clock.VIRTUAL_SYNC)
+        ports = Ports("mc146818", 4, self.readout.read, self.write, registers=PortRegisters, width=Width.BYTE)
         self.helpers.map_ports(self.config.base, ports)
         self.set_from_wall_clock()
 
@@ -179,6 +181,7 @@ class RealTimeClock(Device[Config]):
         self.wall_is_right()
 
     def pdm_reset(self) -> None:
+        self.readout.drop(1)
         self.sync()
         self.cmos[REG_B] &= ~_RESET_CLEARS
         self.flags = 0
@@ -192,16 +195,25 @@ class RealTimeClock(Device[Config]):
 
     def read(self, offset: int, size: int) -> int:
         if offset == 1:
-            index = self.index
-            if index == REG_A:
-                if self.now() < self.calm:
-                    return self.cmos[REG_A]
-            elif index > REG_D and index != CENTURY:
-                return self.cmos[index]
-            return self.read_register(index)
+            return self.read_data(self.index)
         return self.cmos[self.index2] if offset == 3 else 0xFF
 
+    def read_data(self, index: int) -> int:
+        """Port +1; what it reads may be known ahead."""
+        if index == REG_A:  # polled for UIP, which follows from the time alone
+            now = self.now()
+            rises = self.next_update(now) - UIP_LEAD
+            if rises <= now:
+                return self.cmos[REG_A] | UIP
+            self.readout.hold(1, 1, self.cmos[REG_A], rises)
+        elif index <= REG_D or index == CENTURY:
+            return self.read_register(index)
+        else:
+            self.readout.hold(1, 1, self.cmos[index], FOREVER)
+        return self.cmos[index]
+
     def write(self, offset: int, size: int, value: int) -> None:
+        self.readout.drop(1)
         if offset == 0:
             self.index = value & 0x7F
             self.helpers.mask_nmi(bool(value & 0x80))
@@ -220,17 +232,17 @@ class RealTimeClock(Device[Config]):
         return self.peek_flags() if index == REG_C else self.read_register(index)
 
     def cmos_write(self, index: int, value: int) -> None:
+        self.readout.drop(1)
         self.write_register(index & 0xFF, value & 0xFF)
 
     # --- registers
 
     def read_register(self, index: int) -> int:
-        if index > REG_D and index != CENTURY:
+        if (index > REG_D and index != CENTURY) or index in (REG_B, REG_D):
             return self.cmos[index]
-        if index in (REG_B, REG_D):
-            return self.cmos[index]
-        if index == REG_A:  # polled for UIP, which follows from the time alone
-            return self.cmos[REG_A] | (UIP if self.updating(self.now()) else 0)
+        if index == REG_A:
+            now = self.now()
+            return self.cmos[REG_A] | (UIP if self.next_update(now) - now <= UIP_LEAD else 0)
         self.sync()
         if index != REG_C:
             return self.cmos[index]
@@ -291,19 +303,16 @@ class RealTimeClock(Device[Config]):
         running = self.held < 0
         self.second = (now + self.phase) // SECOND if running else 0
         self.ticks = self.ticks_at(now) if running else 0
-        self.calm = 0
-        """Until when UIP is low for certain, whatever SET is."""
 
     def ticks_at(self, now: int) -> int:
         """Periods of the periodic interrupt in the chain's time."""
         return (now + self.phase) * rate_of(self.cmos[REG_A]) // SECOND
 
-    def updating(self, now: int) -> bool:
+    def next_update(self, now: int) -> int:
+        """When the time will have moved on by a second."""
         if self.held >= 0 or self.cmos[REG_B] & SET:
-            return False
-        to_update = SECOND - (now + self.phase) % SECOND
-        self.calm = now + to_update - UIP_LEAD
-        return to_update <= UIP_LEAD
+            return FOREVER
+        return now + SECOND - (now + self.phase) % SECOND
 
     def sync(self, *, follow: bool = True) -> int:
         """Bring bytes and flags up to date, perhaps without a look at the wall clock; returns the time."""
@@ -397,6 +406,7 @@ class RealTimeClock(Device[Config]):
             raise StateError(
                 "VERR_SSM_UNEXPECTED_DATA", f"mc146818: CMOS has {len(state.cmos)} bytes, not 256"
             )
+        self.readout.drop(1)
         self.cmos[:] = state.cmos
         self.cmos[REG_B] |= state.enables & _RESET_CLEARS
         self.index, self.index2 = state.index & 0x7F, state.index2 & 0x7F | 0x80

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vbox_pdm.errors import PdmError
+from vbox_pdm.readout import PlainReadout, Readout
 from vbox_pdm.timers import NS_PER_SECOND, Clock, check_reader
 
 MAX_RUNS = 1000
@@ -95,6 +96,10 @@ class BenchClocks:
         """What gives the time of a clock in periods of `hz`."""
         check_reader(clock, hz)
         return lambda: self.now(clock) * hz // NS_PER_SECOND
+
+    def readout(self, look: Callable[[int, int], int], clock: Clock, hz: int) -> Readout:
+        """What answers by the time of a clock in periods of `hz`."""
+        return PlainReadout(self.reader(clock, hz), look)
 
     @property
     def virtual(self) -> int:

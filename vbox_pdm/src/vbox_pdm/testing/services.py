@@ -36,6 +36,7 @@ from vbox_pdm.instance import Instance, Phase
 from vbox_pdm.layers import Layer
 from vbox_pdm.lines import WireHandle
 from vbox_pdm.pci import AnyCapability, BarRegion, PciFunction, PciIdentity
+from vbox_pdm.readout import Readout
 from vbox_pdm.regions import Mmio, Ports, Ram, Region, Rom
 from vbox_pdm.tables import BAR, FIXED
 from vbox_pdm.testing.clock import BenchTimer
@@ -116,6 +117,10 @@ class HostHelpers:
     def reader(self, clock: Clock, hz: int = NS_PER_SECOND) -> Callable[[], int]:
         """What gives the time of a clock."""
         return self._host.clocks.reader(clock, hz)
+
+    def readout(self, look: Callable[[int, int], int], clock: Clock, hz: int = NS_PER_SECOND) -> Readout:
+        """What answers by the time of a clock."""
+        return self._host.clocks.readout(look, clock, hz)
 
     def utc_now(self) -> int:
         """The wall clock."""

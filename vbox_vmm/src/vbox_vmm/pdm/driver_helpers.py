@@ -41,6 +41,7 @@ class InstanceHelpers:
         services = pdm.services
         self.now = services.tm.now
         self.reader = services.tm.reader
+        self.readout = services.tm.readout
         self.utc_now = services.tm.utc_now_ns
         self.random = services.random.random
         self.random_bytes = services.random.randbytes
