@@ -73,7 +73,7 @@ def test_lines_native_and_plain_tell_the_same_moments_and_tsc(
         each.set(anchor, v0, warp, v0, s0, rate, v0 + span, limit)
 
     assert theirs.virtual_of(sync) == ours.virtual_of(sync)
-    assert theirs.source_of(virtual) == ours.source_of(virtual)
+    assert theirs.deadline(virtual) == ours.deadline(virtual)
     assert theirs.mapping(offset, hz) == ours.mapping(offset, hz)
 
 
@@ -87,12 +87,29 @@ def test_line_moments_are_the_first_at_which_the_clock_has_come_so_far(
     line.set(0, 1000, warp or 100, 1000, 500, rate, 1000 + span, 1 << 62)
 
     virtual = line.virtual_of(500 + ahead)
-    now = line.source_of(virtual)
+    now = line.deadline(virtual)
 
+    first = min(virtual, 1000 + span) if rate else virtual  # or when it has caught up
     assert line.unlimited(virtual) >= 500 + ahead > line.unlimited(virtual - 1) or not ahead
-    assert line.virtual() >= virtual
+    assert line.virtual() >= first
     now -= 1
-    assert line.virtual() < virtual
+    assert line.virtual() < first
+
+
+@pytest.mark.parametrize("kind", [PlainLine, native.Line])
+@given(warp=warps, rate=rates, span=spans, ahead=spans)
+def test_line_deadline_comes_when_the_clock_is_at_its_limit(
+    kind: Callable[..., tm_line.Line], warp: int, rate: int, span: int, ahead: int
+) -> None:
+    now = 0
+    line = kind(lambda: now)
+    line.set(0, 1000, warp or 100, 1000, 500, rate, 1000 + span, 500 + ahead)
+
+    now = line.deadline(1 << 62)
+
+    assert line.sync() == 500 + ahead or line.virtual() >= 1000 + span
+    now -= 1
+    assert line.sync() < 500 + ahead or not ahead
 
 
 def test_native_line_without_a_source_follows_the_hosts_monotonic_clock() -> None:

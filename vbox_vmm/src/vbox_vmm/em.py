@@ -111,13 +111,11 @@ class Em:
                 continue
             if now() >= self._deadline or (counted and tm.counted_out):
                 self._run_timers()
-            if not counted and tm.tsc_version != self._tsc_version:
-                self._tell_tsc(engine)
             if self._plugins_seen != plugins.generation:
                 self._plugins_seen = plugins.generation
                 vm.flush_tables()  # there may be one that wraps regions
-            if self._deadline != self._told:
-                self._tell_deadline(engine)
+            if self._deadline != self._told or tm.tsc_version != self._tsc_version:
+                self._tell(engine)
             self._woken.clear()
             if forced or deliveries or requests or waiters:
                 continue
@@ -149,11 +147,8 @@ class Em:
             vm.serve(vm.deliveries)
         if time.monotonic_ns() >= self._deadline:
             self._run_timers()
-        if engine is not None:
-            if self._tm.tsc_version != self._tsc_version:
-                self._tell_tsc(engine)
-            if self._deadline != self._told:
-                self._tell_deadline(engine)
+        if engine is not None and (self._deadline != self._told or self._tm.tsc_version != self._tsc_version):
+            self._tell(engine)
         return bool(
             self.forced
             or vm.requests
@@ -199,21 +194,22 @@ class Em:
                 break
         self.state = EmState.RUNNING
 
-    def _tell_tsc(self, engine: Engine) -> None:
-        self._tsc_version = self._tm.tsc_version
-        engine.set_tsc(*self._tm.tsc_mapping())
-
-    def _tell_deadline(self, engine: Engine) -> None:
-        self._told = self._deadline
-        engine.set_deadline(0 if self._deadline == _NEVER else self._deadline)
+    def _tell(self, engine: Engine) -> None:
+        """The engine learns what is new of the TSC's line and of the next timer."""
+        tm, deadline = self._tm, self._deadline
+        if tm.tsc_version != self._tsc_version:
+            self._tsc_version = tm.tsc_version
+            if tm.counter is None:  # TM tells it itself
+                engine.set_tsc(*tm.tsc_mapping())
+        if deadline != self._told:
+            self._told = deadline
+            engine.set_deadline(0 if deadline == _NEVER else deadline)
 
     def _deadline_changed(self, host_ns: int) -> None:
         # A handler armed a timer while the guest runs: TSC's line and the deadline follow at once.
         self._deadline = host_ns
         if self.engine is not None:
-            if self._tm.counter is None and self._tm.tsc_version != self._tsc_version:
-                self._tell_tsc(self.engine)
-            self._tell_deadline(self.engine)
+            self._tell(self.engine)
 
     def _triple_fault(self) -> None:
         if self._vm.triple_fault_reset:

@@ -267,7 +267,8 @@ class TimeManager:
         if was_head or queue.heap[0][2] is timer or queue.head() is timer:
             if queue is self._sync_queue and not self._in_sync:
                 self._sync_head_changed()
-            self._deadline_may_be_earlier()
+            if not self._running:  # a call for nothing, and a tick is hot
+                self._deadline_may_be_earlier()
 
     def disarm(self, timer: Timer) -> None:
         """What `Timer.stop` does."""
@@ -330,7 +331,9 @@ class TimeManager:
 
     def until_next(self) -> int:
         """VIRTUAL's ns until `run_due` is to be called for a timer on a virtual clock; `FAR` without one."""
-        target = self._virtual_deadline()
+        target = min(self._virtual_queue.first(), self._line.virtual_of(self._limit))
+        if self._rate:
+            target = min(target, self._v_end)
         return target if target == FAR else max(target - self._virtual_now(), 0)
 
     def pass_idle(self, ns: int) -> None:
@@ -449,8 +452,8 @@ class TimeManager:
     def _sync_at(self, virtual: int) -> int:
         return min(self._line.unlimited(virtual), self._limit)
 
-    def _set_anchor(self, virtual: int, sync: int) -> None:
-        """VIRTUAL_SYNC is `sync` at `virtual`: decide how it goes on."""
+    def _set_anchor(self, virtual: int, sync: int, first: int | None = None) -> None:
+        """VIRTUAL_SYNC is `sync` at `virtual`: decide how it goes on.  `first`: of its queue, if known."""
         config = self.config
         lag = virtual - sync - self._given_up
         if lag > config.give_up_threshold:
@@ -469,7 +472,7 @@ class TimeManager:
         self._v0, self._s0 = virtual, sync
         rest = lag - config.stop_threshold
         self._v_end = virtual - (-rest * 100 // self._rate) if self._rate else virtual
-        self._limit = max(self._sync_queue.first(), sync)
+        self._limit = max(self._sync_queue.first() if first is None else first, sync)
         self._line_changed()
 
     def _sync_head_changed(self) -> None:
@@ -497,7 +500,8 @@ class TimeManager:
         count = 0
         queue = self._sync_queue
         self._in_sync = True
-        while self._ticking and (timer := queue.take(last)) is not None:
+        # The look at the front spares a call for nothing.
+        while self._ticking and queue.heap and queue.heap[0][0] <= last and (timer := queue.take(last)):
             if timer.key > self._limit:
                 self._limit = timer.key
                 self._line.hold(timer.key)
@@ -506,8 +510,9 @@ class TimeManager:
         self._in_sync = False
         reached = self._limit
         virtual = self._virtual_now()
-        forgiven = min(self._line.unlimited(virtual), start + self.config.slack, queue.first())
-        self._set_anchor(virtual, max(reached, forgiven))
+        first = queue.first()
+        forgiven = min(self._line.unlimited(virtual), start + self.config.slack, first)
+        self._set_anchor(virtual, max(reached, forgiven), first)
         return count
 
     # Queues
@@ -550,18 +555,14 @@ class TimeManager:
         return -((self._tsc_offset - ticks) * NS_PER_SECOND // self._tsc_hz)
 
     def _deadline(self) -> int:
-        deadline = self._real_queue.first()
+        deadline = self._real_queue.first() if self._real_queue.heap else FAR
         if self.counter is None:
             deadline = min(deadline, self._source_deadline())
         return max(deadline, 1)  # 0 means that there is none
 
-    def _virtual_deadline(self) -> int:
-        virtual = min(self._virtual_queue.first(), self._line.virtual_of(self._limit))
-        return min(virtual, self._v_end) if self._rate else virtual
-
     def _source_deadline(self) -> int:
         """The source's time at which the virtual clocks are at their deadline."""
-        return self._line.source_of(self._virtual_deadline())
+        return self._line.deadline(self._virtual_queue.first() if self._virtual_queue.heap else FAR)
 
     def _stop_counter(self) -> None:
         assert self.counter is not None

@@ -222,37 +222,43 @@ static PyObject *line_unlimited(PyObject *self, PyObject *virtual)
     return PyLong_FromLongLong(unlimited_at((Line *)self, value));
 }
 
-static PyObject *line_virtual_of(PyObject *self, PyObject *sync)
+static int64_t virtual_of(Line *l, int64_t sync)
 {
-    Line *l = (Line *)self;
-    int64_t value = PyLong_AsLongLong(sync), need, span, fast;
+    int64_t need = sync - l->s0, span, fast;
 
-    if (value == -1 && PyErr_Occurred()) {
-        return NULL;
+    if (sync >= FAR) {
+        return FAR;
     }
-    if (value >= FAR) {
-        return PyLong_FromLongLong(FAR);
-    }
-    need = value - l->s0;
     if (l->rate == 0 || need <= 0) {
-        return PyLong_FromLongLong(l->v0 + need);
+        return l->v0 + need;
     }
     span = l->v_end - l->v0;
     fast = span + floor_hundredth((__int128)span * l->rate);
     if (need <= fast) {
-        return PyLong_FromLongLong(l->v0 - (int64_t)floor_divided(-(__int128)need * 100, 100 + l->rate));
+        return l->v0 - (int64_t)floor_divided(-(__int128)need * 100, 100 + l->rate);
     }
-    return PyLong_FromLongLong(l->v_end + need - fast);
+    return l->v_end + need - fast;
 }
 
-static PyObject *line_source_of(PyObject *self, PyObject *virtual)
+static PyObject *line_virtual_of(PyObject *self, PyObject *sync)
+{
+    int64_t value = PyLong_AsLongLong(sync);
+
+    return value == -1 && PyErr_Occurred() ? NULL : PyLong_FromLongLong(virtual_of((Line *)self, value));
+}
+
+static PyObject *line_deadline(PyObject *self, PyObject *virtual)
 {
     Line *l = (Line *)self;
-    int64_t value = PyLong_AsLongLong(virtual);
+    int64_t value = PyLong_AsLongLong(virtual), held = virtual_of(l, l->limit);
     __int128 at;
 
     if (value == -1 && PyErr_Occurred()) {
         return NULL;
+    }
+    value = held < value ? held : value;
+    if (l->rate != 0 && l->v_end < value) {
+        value = l->v_end;
     }
     if (value >= FAR || l->warp == 0) {
         return PyLong_FromLongLong(FAR);
@@ -331,7 +337,7 @@ static PyMethodDef line_methods[] = {
     {"sync", line_sync, METH_NOARGS, NULL},
     {"unlimited", line_unlimited, METH_O, NULL},
     {"virtual_of", line_virtual_of, METH_O, NULL},
-    {"source_of", line_source_of, METH_O, NULL},
+    {"deadline", line_deadline, METH_O, NULL},
     {"mapping", (PyCFunction)(void (*)(void))line_mapping, METH_FASTCALL, NULL},
     {"reader", line_reader, METH_VARARGS, NULL},
     {"readout", line_readout, METH_VARARGS, NULL},

@@ -54,8 +54,9 @@ class Line(Protocol):
         """The first time of VIRTUAL at which VIRTUAL_SYNC is `sync` or more, were there no limit; FAR
         stays FAR."""
 
-    def source_of(self, virtual: int, /) -> int:
-        """The first time of the source at which VIRTUAL is `virtual` or more; FAR when that does not come."""
+    def deadline(self, virtual: int, /) -> int:
+        """The first time of the source at which VIRTUAL is `virtual`, VIRTUAL_SYNC at its limit, or catching
+        up is over; FAR when none of these comes."""
 
     def mapping(self, offset: int, hz: int, /) -> TscMapping:
         """The line, from now on, of a TSC of `hz` (1..2**63), `offset` ticks (63 bits, signed) ahead of
@@ -117,8 +118,11 @@ class PlainLine:
             return self._v0 - (-need * 100 // (100 + self._rate))
         return self._v_end + need - fast
 
-    def source_of(self, virtual: int, /) -> int:
-        """The first time of the source at which VIRTUAL has come so far."""
+    def deadline(self, virtual: int, /) -> int:
+        """The first time of the source at which something is to be done."""
+        virtual = min(virtual, self.virtual_of(self._limit))
+        if self._rate:
+            virtual = min(virtual, self._v_end)
         if virtual >= FAR or not self._warp:
             return FAR
         return min(self._anchor - ((self._base - virtual) * 100 // self._warp), FAR)

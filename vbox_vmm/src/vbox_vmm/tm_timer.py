@@ -52,7 +52,13 @@ class Queue:
 
     def first(self) -> int:
         """When the first timer expires; `FAR` without one."""
-        return min(self.heap[0][0], FAR) if self.heap and self.head() is not None else FAR
+        heap = self.heap
+        if heap:
+            key, ticket, timer = heap[0]
+            if timer.ticket == ticket or self.head() is not None:
+                key = heap[0][0]
+                return key if key < FAR else FAR
+        return FAR
 
     def take(self, last: int) -> Timer | None:
         """Disarm the first timer and return it, if it expires by then."""

@@ -411,19 +411,56 @@ uint64_t tsc_read(Machine *m, uintptr_t back)
     return ticks;
 }
 
-/* Sleeps in a timerfd: a deadline that is moved wakes nobody up. */
+/* A thread sleeps in a timerfd.  What moves the deadline is dear, and an EMT that serves a tick does it each
+ * time: so the thread, which has nothing better to do, expects the next deadline as long after the last as
+ * that was after the one before, and the EMT leaves alone a timer that goes off in time.  One that goes off too
+ * early kicks nobody.  `timer_lock` guards `deadline` (0: none), `armed` (when the timer goes off; 0: never) and
+ * the setting of the timer. */
+enum { TIMER_LATE = 1000, TIMER_LONGEST = 20000000 }; /* ns */
+
+static void timer_arm(Machine *m, uint64_t host_ns)
+{
+    struct itimerspec at = {.it_value = {(time_t)(host_ns / 1000000000), (long)(host_ns % 1000000000)}};
+
+    m->armed = host_ns;
+    timerfd_settime(m->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+static void timer_expired(Machine *m)
+{
+    atomic_store(&m->expired, true);
+    if (atomic_load(&m->inside)) {
+        atomic_store(&m->expired, false);
+        machine_kick(m);
+    }
+}
+
 static void *timer_main(void *argument)
 {
     Machine *m = argument;
-    uint64_t times;
+    uint64_t times, before = 0, next;
 
     prctl(PR_SET_NAME, "rem-deadline");
-    while (read(m->timer_fd, &times, sizeof times) == sizeof times && !atomic_load(&m->timer_quit)) {
-        atomic_store(&m->expired, true);
-        if (atomic_load(&m->inside)) {
-            atomic_store(&m->expired, false);
-            machine_kick(m);
+    while (read(m->timer_fd, &times, sizeof times) == sizeof times) {
+        pthread_mutex_lock(&m->timer_lock);
+        if (m->timer_quit) {
+            pthread_mutex_unlock(&m->timer_lock);
+            break;
         }
+        next = m->deadline;
+        if (next != 0 && monotonic_ns() >= next) {
+            uint64_t since = next - before;
+
+            timer_expired(m);
+            m->deadline = 0;
+            before = next;
+            next = since <= TIMER_LONGEST ? before + since : 0;
+        }
+        m->armed = 0;
+        if (next != 0) {
+            timer_arm(m, next);
+        }
+        pthread_mutex_unlock(&m->timer_lock);
     }
     return NULL;
 }
@@ -438,6 +475,9 @@ static bool timer_start(Machine *m)
     if (m->timer_fd < 0) {
         return false;
     }
+    pthread_mutex_init(&m->timer_lock, NULL);
+    m->timer_quit = false;
+    m->armed = m->deadline = 0;
     pthread_attr_init(&small);
     pthread_attr_setstacksize(&small, 128 << 10);
     sigfillset(&all);
@@ -452,13 +492,6 @@ static bool timer_start(Machine *m)
     return m->timer_started;
 }
 
-static void timer_arm(Machine *m, uint64_t host_ns)
-{
-    struct itimerspec at = {.it_value = {(time_t)(host_ns / 1000000000), (long)(host_ns % 1000000000)}};
-
-    timerfd_settime(m->timer_fd, TFD_TIMER_ABSTIME, &at, NULL);
-}
-
 /* Kick at this time; 0 for never. */
 void timer_set(Machine *m, uint64_t host_ns)
 {
@@ -471,8 +504,13 @@ void timer_set(Machine *m, uint64_t host_ns)
             return;
         }
     }
+    pthread_mutex_lock(&m->timer_lock);
     atomic_store(&m->expired, false);
-    timer_arm(m, host_ns);
+    m->deadline = host_ns;
+    if (host_ns != 0 && (m->armed == 0 || m->armed > host_ns + TIMER_LATE)) {
+        timer_arm(m, host_ns);
+    }
+    pthread_mutex_unlock(&m->timer_lock);
 }
 
 void timer_stop(Machine *m)
@@ -480,9 +518,12 @@ void timer_stop(Machine *m)
     if (!m->timer_started) {
         return;
     }
-    atomic_store(&m->timer_quit, true);
+    pthread_mutex_lock(&m->timer_lock);
+    m->timer_quit = true;
     timer_arm(m, 1);
+    pthread_mutex_unlock(&m->timer_lock);
     pthread_join(m->timer, NULL);
+    pthread_mutex_destroy(&m->timer_lock);
     close(m->timer_fd);
     m->timer_started = false;
 }

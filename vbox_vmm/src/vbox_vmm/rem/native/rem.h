@@ -124,7 +124,9 @@ typedef struct Machine {
     pthread_t timer;
     int timer_fd;
     bool timer_started;
-    atomic_bool timer_quit;
+    pthread_mutex_t timer_lock; /* for the next three, see cpu.c */
+    bool timer_quit;
+    uint64_t deadline, armed;
     atomic_bool inside, expired; /* a deadline that passes while no guest runs is for the next run */
 
     CpuidRow *cpuid;
