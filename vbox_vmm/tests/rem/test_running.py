@@ -227,6 +227,23 @@ def test_deadline_kicks_at_its_time(guest: Guest) -> None:
     assert min(late) < 2_000_000  # the best: other work on the machine delays the rest
 
 
+def test_deadline_that_comes_sooner_or_later_than_the_one_before_kicks_once_at_its_time(guest: Guest) -> None:
+    guest.long_mode(LOOP)
+    spans = [2, 2, 2, 2, 1, 1, 1, 9, 2, 2, 2, 0, 2, 30, 1, 1, 1]  # ms; an even beat, and out of it
+    at, late = time.monotonic_ns(), []
+    for span in spans:
+        at = max(at, time.monotonic_ns() - 500_000) + span * 1_000_000
+        guest.rem.set_deadline(at)
+        assert guest.rem.run() is ExitReason.KICKED
+        late.append(time.monotonic_ns() - at)
+
+    assert min(late) >= 0
+    assert max(late) < 5_000_000_000
+    guest.long_mode(HLT)
+    time.sleep(0.02)  # nothing is to come any more
+    assert guest.rem.run() is ExitReason.HALTED
+
+
 def test_deadline_moved_earlier_and_cancelled_is_followed(guest: Guest) -> None:
     guest.long_mode(LOOP)
     begin = time.monotonic_ns()
