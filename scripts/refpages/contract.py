@@ -30,6 +30,7 @@ from vbox_pdm import (
     links,
     media,
     pci,
+    readout,
     regions,
     registers,
     state,
@@ -299,6 +300,8 @@ def clocks(author: Author) -> None:
     )
     author.class_section(page, 2, timers.Clock)
     author.class_section(page, 2, timers.Timer)
+    author.class_section(page, 2, readout.Readout)
+    page.text(_body(readout))
 
 
 def threads(author: Author) -> None:
