@@ -27,10 +27,9 @@ from collections.abc import Callable
 from attrs import frozen
 
 from vbox_pdm import State
+from vbox_pdm.readout import FOREVER
 
 LOW, HIGH, BOTH = 1, 2, 3
-FOREVER = 1 << 80
-"""A clock that never comes."""
 
 
 def bcd_to_int(value: int) -> int:
