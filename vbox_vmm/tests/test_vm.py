@@ -204,6 +204,22 @@ def test_vm_runtime_error_of_a_device_suspends_and_resumes(vms: list[Vm], catalo
     assert vm.exit_code == 9
 
 
+def test_vm_wait_for_requests_after_a_ring_returns(vms: list[Vm], catalogue: Catalogue) -> None:
+    # What was rung for may be something that the EMT looked at just before: it must look again.
+    vm = start(vms, catalogue, LOOP)
+    vm.suspend()
+
+    def rung_before() -> None:
+        vm.woken.ring()
+        vm.wait_requests(600.0)
+
+    thread = threading.Thread(target=lambda: vm.call(rung_before), daemon=True)
+    thread.start()
+    thread.join(60)
+
+    assert not thread.is_alive()
+
+
 def test_vm_fatal_runtime_error_allows_only_power_off(vms: list[Vm], catalogue: Catalogue) -> None:
     vm = start(vms, catalogue, out(0x504, 0) + LOOP)
 
@@ -264,6 +280,26 @@ def test_vm_sleeping_guest_serves_other_threads(vms: list[Vm], catalogue: Catalo
 
     assert results == [True] * 150
     assert vm.state is VmState.RUNNING
+
+
+@pytest.mark.parametrize("code", [SLEEP, LOOP], ids=["sleeping", "computing"])
+def test_vm_items_from_outside_at_any_instant_are_all_delivered(
+    vms: list[Vm], catalogue: Catalogue, events: list[object], code: bytes
+) -> None:
+    # Each finds the EMT somewhere else on its way into the guest, or into HLT.
+    vm = start(vms, catalogue, code)
+    queue = vm.pdm.wiring.query_device("probe", 0).object.queue
+    late = time.monotonic() + 60
+
+    for number in range(1500):
+        pause = time.monotonic_ns() + number % 50 * 1000
+        while time.monotonic_ns() < pause:
+            pass
+        queue.put(number)
+        while number not in events[-1:] and time.monotonic() < late:
+            time.sleep(0)
+
+    assert events == list(range(1500))
 
 
 @pytest.mark.skipif(usable(NATIVE) is not None, reason="the native engine is not here")

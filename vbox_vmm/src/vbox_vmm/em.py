@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from vbox_pdm.engine import Engine, ExitReason
 from vbox_pdm.helpers import ResetSource
-from vbox_vmm.lock import Doorbell
 from vbox_vmm.tm import TimeManager
 from vbox_vmm.tm_timer import FAR
 
@@ -65,25 +64,24 @@ class Em:
         self._deadline = 0  # the host time of the next timer: passed, so that the first look comes
         self._told = 0  # what the engine was told of it
         self._plugins_seen = -1  # their generation
-        self._woken = Doorbell()
         tm.on_deadline_change = self._deadline_changed
 
-    def wake(self) -> None:
-        """Any thread: leave the guest, or HLT, soon."""
-        self._woken.ring()
-        if self.engine is not None:
+    def kick(self) -> None:
+        """Any thread, after a ring: leave the guest soon.  Whoever does not run it looks around, behind the
+        ring, before it does: a kick would only have it look twice."""
+        if self.state is EmState.RUNNING and self.engine is not None:
             self.engine.kick()
 
     def force(self, action: ForcedAction, detail: object = None) -> None:
         """Ask for an action at the next boundary; the first detail stays."""
         self.forced.setdefault(action, detail)
-        self.wake()
+        self._vm.kick()
 
     def nmi(self) -> None:
         """One NMI edge."""
         if self.engine is not None:
             self.engine.nmi()
-        self._woken.ring()
+        self._vm.woken.ring()
 
     def execute(self) -> None:
         """Run the guest until the VM is no longer running."""
@@ -94,7 +92,7 @@ class Em:
         # of Python for nothing.
         tm, lock, requests, deliveries = self._tm, vm.lock, vm.requests, vm.deliveries
         forced, waiters, plugins, run = self.forced, lock.waiters, vm.catalogue.manager, engine.run
-        now = time.monotonic_ns
+        now, forget_rings, serve = time.monotonic_ns, vm.woken.clear, vm.serve
         counted = tm.counter is not None
         looked = False
         self.state = EmState.RUNNING
@@ -103,8 +101,11 @@ class Em:
             if forced:
                 self._serve_forced_action()
                 continue
-            if deliveries or requests:
-                vm.serve_requests()
+            if deliveries:
+                serve(deliveries)
+                continue
+            if requests:
+                serve(requests)
                 continue
             if waiters:
                 lock.let_others_in()
@@ -116,7 +117,7 @@ class Em:
                 vm.flush_tables()  # there may be one that wraps regions
             if self._deadline != self._told or tm.tsc_version != self._tsc_version:
                 self._tell(engine)
-            self._woken.clear()
+            forget_rings()
             if forced or deliveries or requests or waiters:
                 continue
             reason = run()
@@ -165,7 +166,7 @@ class Em:
     def _halt(self) -> None:
         """Sleep until something may end HLT: an interrupt, an NMI, a timer, a request."""
         self.state = EmState.HALTED
-        tm, vm, woken, intr = self._tm, self._vm, self._woken, self._vm.pdm.intr
+        tm, vm, woken, intr = self._tm, self._vm, self._vm.woken, self._vm.pdm.intr
         held = intr.level  # IF is clear, then
         paced = tm.counter is not None and not tm.warps
         while not woken.rung:
@@ -235,7 +236,7 @@ class Em:
     def reset(self) -> None:
         """After a reset of the VM: the next run starts afresh."""
         self._tsc_version = self._deadline = 0
-        self._woken.ring()
+        self._vm.woken.ring()
 
     def info_exits(self) -> str:
         """The text of `info exits`."""

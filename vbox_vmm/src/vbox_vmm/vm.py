@@ -92,7 +92,8 @@ class Vm:
         self.triple_fault_reset = machine.query_bool("CPUM/TripleFaultReset", default=False)
         self.random = random.Random(machine.query_integer("RandomSeed", default=None))
         self._terminated = False
-        self._idle = Doorbell()
+        self.woken = Doorbell()
+        """The EMT waits for it, in HLT or without a guest to run: rung behind whatever it shall see."""
         self._em: Em | None = None
         self.lock = VmLock(self.kick)
         self.acknowledge_interrupt: Callable[[], int] = no_controller
@@ -208,8 +209,8 @@ class Vm:
 
     def wait_requests(self, seconds: float | None) -> None:
         """EMT: serve what was posted and run due timers; when there was nothing, sleep with the lock
-        released until something is posted, a timer is due, or `seconds` are over (None: no limit)."""
-        self._idle.clear()
+        released until something is posted, a timer is due, or `seconds` are over (None: no limit).  It may
+        also return for what was rung for before."""
         if self.requests or self.deliveries:
             self.serve_requests()
             return
@@ -222,7 +223,7 @@ class Vm:
                 seconds = until if seconds is None else min(seconds, until)
         self.lock.release()
         try:
-            self._idle.wait(seconds)
+            self.woken.wait(seconds)
         finally:
             self.lock.acquire()
 
@@ -280,10 +281,10 @@ class Vm:
 
     def kick(self) -> None:
         """Any thread: the EMT looks around soon."""
-        self._idle.ring()
+        self.woken.ring()
         em = self._em
         if em is not None:
-            em.wake()
+            em.kick()
 
     def is_emt(self) -> bool:
         """Whether the calling thread is this VM's EMT."""
@@ -502,7 +503,6 @@ class Vm:
         if self.exit_code is None:
             self.exit_code = code & 0xFF
         self.em.force(ForcedAction.POWER_OFF)
-        self._idle.ring()
 
     def runtime_error(self, flags: RuntimeErrorFlags, error_id: str, text: str) -> None:
         """Any thread: something went wrong while the guest runs."""
