@@ -1,4 +1,4 @@
-"""What is native: half of the REM engine, and the reading of clocks; all else is in pyproject.toml."""
+"""What is native: half of the REM engine, clocks, interrupt lines; all else is in pyproject.toml."""
 
 from pathlib import Path
 
@@ -46,14 +46,20 @@ setup(
             # No compiler: REM's portable engine takes over.  Not Linux on x86-64: everything but REM works.
             optional=True,
         ),
-        Extension(
-            "vbox_vmm._tm_line",
-            sources=["src/vbox_vmm/tm_line.c", "src/vbox_vmm/tm_readout.c"],
-            depends=["src/vbox_vmm/tm_line.h"],
-            define_macros=[("Py_LIMITED_API", "0x030B0000")],
-            py_limited_api=True,
-            extra_compile_args=["-O2", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra"],
-            optional=True,  # tm_line does the same in Python
+        *(
+            Extension(
+                f"vbox_vmm.{name}",
+                sources=[f"src/vbox_vmm/{source}" for source in sources],
+                depends=["src/vbox_vmm/tm_line.h"],
+                define_macros=[("Py_LIMITED_API", "0x030B0000")],
+                py_limited_api=True,
+                extra_compile_args=["-O2", "-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wextra"],
+                optional=True,  # a module in Python does the same
+            )
+            for name, sources in (
+                ("_tm_line", ("tm_line.c", "tm_readout.c")),
+                ("pdm._wires", ("pdm/wires.c",)),
+            )
         ),
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -26,9 +26,10 @@ from vbox_vmm.hostmem import PAGE
 from vbox_vmm.layout import Block, Kind, Rank
 from vbox_vmm.pdm import roles
 from vbox_vmm.pdm.driver_helpers import InstanceHelpers
-from vbox_vmm.pdm.lines import ISA_LINES, IsaHandle
+from vbox_vmm.pdm.lines import ISA_LINES
 from vbox_vmm.pdm.owned import Owned
 from vbox_vmm.pdm.pcibus import FunctionHost
+from vbox_vmm.pdm.wires import IsaHandle
 from vbox_vmm.pgm import BlockMapping
 
 if TYPE_CHECKING:

@@ -12,86 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from attrs import define, field
-
 from vbox_pdm.helpers import PciRouter, Pic
+from vbox_vmm.pdm.wires import Failed, IsaHandle, Report, make_line
 
 ISA_LINES = 16
-_Report = Callable[[int, bool], object]
-_ReportPulse = Callable[[int], object]
 
 
 def _unheard(line: int, level: bool) -> None:
     """No controller."""
-
-
-def _unheard_pulse(line: int) -> None:
-    """No controller."""
-
-
-@define(eq=False)
-class _Line:
-    number: int
-    holders: int = 0
-    report: _Report = _unheard
-    report_pulse: _ReportPulse = _unheard_pulse
-    failed: Callable[[str, Exception], None] = field(kw_only=True)
-
-
-class IsaHandle:
-    """One owner's hold on an ISA line (`vbox_pdm.helpers.IrqLine`)."""
-
-    __slots__ = ("_line", "level")
-
-    def __init__(self, line: _Line) -> None:
-        self._line = line
-        self.level = False
-        """What this owner drives."""
-
-    def set(self, level: bool) -> None:
-        """Drive the line."""
-        if level:
-            if self.level:
-                return
-            self.level = True
-            line = self._line
-            line.holders += 1
-            if line.holders != 1:
-                return
-        else:
-            if not self.level:
-                return
-            self.level = False
-            line = self._line
-            line.holders -= 1
-            if line.holders:
-                return
-        try:
-            line.report(line.number, self.level)
-        except Exception as error:  # the controller's fault, not the caller's
-            line.failed(f"set_irq({line.number}, {self.level})", error)
-
-    def pulse(self) -> None:
-        """High, then low: one edge, unless the line is held high by another owner."""
-        line = self._line
-        if self.level:
-            self.set(False)
-        elif not line.holders:
-            try:
-                line.report_pulse(line.number)
-            except Exception as error:
-                line.failed(f"pulse_irq({line.number})", error)
-
-    def load(self, level: bool) -> None:
-        """Take over a saved level; nobody hears of it."""
-        if level != self.level:
-            self.level = level
-            self._line.holders += 1 if level else -1
-
-    @property
-    def number(self) -> int:
-        """The line's number."""
-        return self._line.number
 
 
 class IsaLines:
@@ -100,10 +28,8 @@ class IsaLines:
     `tap(line, level)` hears of changes before the controller.  `failed(where, error)` is told when the
     controller raises."""
 
-    def __init__(
-        self, failed: Callable[[str, Exception], None], tap: Callable[[int, bool], None] | None = None
-    ) -> None:
-        self._lines = [_Line(number, failed=failed) for number in range(ISA_LINES)]
+    def __init__(self, failed: Failed, tap: Callable[[int, bool], None] | None = None) -> None:
+        self._lines = [make_line(number, failed) for number in range(ISA_LINES)]
         self._handles: list[IsaHandle] = []
         self._tap = tap
         self._pic: Pic | None = None
@@ -112,7 +38,7 @@ class IsaLines:
 
     def handle(self, line: int) -> IsaHandle:
         """A new owner's handle on line 0..15, low."""
-        handle = IsaHandle(self._lines[line])
+        handle = self._lines[line].handle()
         self._handles.append(handle)
         return handle
 
@@ -168,7 +94,7 @@ class IsaLines:
             self._muted(f"ISA line {line} changed")
 
 
-def _chained(tap: _Report | None, sink: _Report | None) -> _Report:
+def _chained(tap: Report | None, sink: Report | None) -> Report:
     if tap is None or sink is None:
         return tap or sink or _unheard
 
@@ -185,9 +111,7 @@ class IntxPins:
     `owner` is any hashable thing that drives one pin at a time: a function.  `tap(slot, pin, level)`
     hears of changes before the router."""
 
-    def __init__(
-        self, failed: Callable[[str, Exception], None], tap: Callable[[int, int, bool], None] | None = None
-    ) -> None:
+    def __init__(self, failed: Failed, tap: Callable[[int, int, bool], None] | None = None) -> None:
         self._failed = failed
         self._tap = tap
         self._holders = [0] * 128

@@ -14,8 +14,8 @@ from vbox_pdm.pci import PciFunction
 from vbox_pdm.regions import Ram
 from vbox_pdm.workers import WorkerThread
 from vbox_vmm.hostmem import HostMemory
-from vbox_vmm.pdm.lines import IsaHandle
 from vbox_vmm.pdm.queues import PdmQueue
+from vbox_vmm.pdm.wires import IsaHandle
 from vbox_vmm.pgm import BlockMapping
 from vbox_vmm.tm import Timer
 
