@@ -7,6 +7,7 @@ import os
 import random
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_raw_more_views_than_one_system_call_takes(bench: Bench, path: Path) -> 
 def test_raw_short_transfers_are_continued(bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image(bench, "raw-image", path=str(path))
     real_read, real_write = os.preadv, os.pwritev
-    monkeypatch.setattr(file_io.os, "preadv", lambda fd, views, at: real_read(fd, [views[0][:700]], at))
+    monkeypatch.setattr(file_io.os, "preadv", lambda fd, views, at, *_: real_read(fd, [views[0][:700]], at))
     monkeypatch.setattr(file_io.os, "pwritev", lambda fd, views, at: real_write(fd, [views[0][:700]], at))
     assert image.read(100, 5000, 1000, 3) == CONTENT[100:5100]
     image.write(0, CONTENT[::-1], 1, 5000)
@@ -203,6 +204,95 @@ def test_raw_second_writer_is_refused_and_readers_share(path: Path) -> None:
             Image(fourth, "raw-image", path=str(path), read_only=True)
         with Bench() as fifth, pytest.raises(PdmError):
             Image(fifth, "raw-image", path=str(path))
+
+
+# --- what the host has in memory
+
+
+class Memory:
+    """os.preadv of a host that answers reads which must not wait as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Callable[[int], int]) -> None:
+        self.asked = 0
+        self._answer = answer
+        self._real = os.preadv
+        monkeypatch.setattr(file_io.os, "preadv", self.preadv)
+
+    def preadv(self, descriptor: int, views: list[memoryview], offset: int, flags: int = 0) -> int:
+        if not flags:
+            return self._real(descriptor, views, offset)
+        assert flags == os.RWF_NOWAIT
+        self.asked += 1
+        return self._answer(self._real(descriptor, views, offset))
+
+
+def refusal(number: int) -> Callable[[int], int]:
+    def answer(count: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return answer
+
+
+def test_raw_read_at_hand_is_done_when_submitted_and_completed_by_the_queue(
+    bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image(bench, "raw-image", path=str(path))
+    Memory(monkeypatch, lambda count: count)
+    memory = bytearray(512)
+
+    read = image.start(MediaOp.READ, 512, (memoryview(memory),))
+
+    assert memory == CONTENT[512:1024]
+    assert image.order == []
+    image.finish(read)
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"),
+    [
+        (lambda count: count // 2, 2),
+        (refusal(errno.EAGAIN), 2),
+        (refusal(errno.EIO), 2),
+        (refusal(errno.EOPNOTSUPP), 1),  # never again
+    ],
+    ids=["short", "EAGAIN", "EIO", "EOPNOTSUPP"],
+)
+def test_raw_read_not_at_hand_is_left_to_the_worker(
+    bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[int], int], asked: int
+) -> None:
+    image = Image(bench, "raw-image", path=str(path))
+    memory = Memory(monkeypatch, answer)
+
+    contents = [image.read(0, 4096, 700) for _ in range(2)]
+
+    assert contents == [CONTENT[:4096]] * 2
+    assert memory.asked == asked
+
+
+def test_raw_read_behind_a_write_that_may_be_under_way_finds_it_done(bench: Bench, path: Path) -> None:
+    image = Image(bench, "raw-image", path=str(path))
+    data = bytearray(512)
+
+    write = image.start(MediaOp.WRITE, 0, (memoryview(bytearray(b"w" * 512)),))
+    read = image.start(MediaOp.READ, 0, (memoryview(data),))
+    image.finish(write, read)
+
+    assert data == b"w" * 512
+    assert image.order == [write, read]
+
+
+def test_raw_read_of_the_odd_end_is_left_to_the_worker(
+    bench: Bench, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with path.open("ab") as file:
+        file.write(b"odd")
+    image = Image(bench, "raw-image", path=str(path))
+    memory = Memory(monkeypatch, lambda count: count)
+
+    end = image.read(SIZE, 512)
+
+    assert end == b"odd" + bytes(509)
+    assert memory.asked == 0
 
 
 # --- where runs must repeat exactly

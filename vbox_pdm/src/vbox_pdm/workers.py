@@ -31,20 +31,16 @@ class WorkerThread:
         self._run = run
         self._wake = wake
         self._failed = failed
-        self._running = threading.Event()
+        self.running = False
+        """False once the function must return."""
         self._thread: threading.Thread | None = None
         self._over = False
-
-    @property
-    def running(self) -> bool:
-        """False once the function must return."""
-        return self._running.is_set()
 
     def start(self) -> None:
         """Run the function, unless it runs or is over."""
         if self._over or self._thread is not None:
             return
-        self._running.set()
+        self.running = True
         self._thread = threading.Thread(target=self._body, name=self.name, daemon=True)
         self._thread.start()
 
@@ -52,7 +48,7 @@ class WorkerThread:
         """Ask the function to return and wait for it; False when it does not within `timeout`
         seconds (the thread is left behind)."""
         thread, self._thread = self._thread, None
-        self._running.clear()
+        self.running = False
         if thread is None:
             return True
         if thread is threading.current_thread():
@@ -77,5 +73,5 @@ class WorkerThread:
             self._run(self)
         except BaseException as error:
             self._failed(error)
-        if self._running.is_set():
+        if self.running:
             self._over = True

@@ -16,6 +16,10 @@ _FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 _ZEROS = bytes(64 << 10)
 
 
+AT_HAND = 128 << 10
+"""So many bytes are copied from the host's memory about as fast as a worker is woken up."""
+
+
 class Truncated(OSError):
     """The file ends where it had bytes when it was opened."""
 
@@ -31,6 +35,28 @@ def read_into(descriptor: int, views: Sequence[memoryview], offset: int, end: in
     else:
         got = 0
     _in_pieces(lambda part, at: _read_some(descriptor, part, at, end), views, offset, got)
+
+
+class AtHand:
+    """Reads that need not wait: of what the host has in memory, where its file system can tell."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._flags = getattr(os, "RWF_NOWAIT", 0)
+
+    def read_into(self, views: Sequence[memoryview], offset: int, end: int) -> bool:
+        """As `read_into`, if all of it is at hand; False: nothing is known of what `views` hold now."""
+        wanted = sum(map(len, views))
+        if not self._flags or wanted > AT_HAND or len(views) > IOV_MAX or offset + wanted > end:
+            return False
+        try:
+            return os.preadv(self._descriptor, views, offset, self._flags) == wanted
+        except BlockingIOError:
+            return False
+        except OSError as error:  # a worker will meet it again, unless it is about the flag
+            if error.errno == errno.EOPNOTSUPP:
+                self._flags = 0
+            return False
 
 
 def write_from(descriptor: int, views: Sequence[memoryview], offset: int) -> None:

@@ -8,8 +8,9 @@ ready when the EMT looks.
 A write that finds the host's disk full is parked, and everything behind it with it: the VM is
 suspended with a runtime error, nothing is lost, and at resume the same request is tried again.
 
-Where runs must repeat exactly (`helpers.at_once`) requests are carried out when they are submitted, and
-completed as ever; one that has to wait is left to the worker.
+A read of what the host has in memory anyway is carried out when it is submitted, and completed as ever: to
+wake the worker would take longer.  Where runs must repeat exactly (`helpers.at_once`) all requests are,
+and one that has to wait is left to the worker.
 
 Traps: the views of a request belong to it until it is done, so a parked one keeps guest memory; while
 the VM is suspended no worker runs, so whatever is left then waits for resume, or ends with
@@ -46,19 +47,22 @@ class ImageQueue:
     """The queue of one image, made in `pdm_construct`.
 
     `carry_out(request)` does the work, on the worker's thread as a rule, and raises OSError; it may be called
-    again for the same request.  `what` names the file for people.  `busy()` says whether the driver has
-    something else under way that a suspend must wait for.  All other methods are for the EMT;
+    again for the same request.  `at_hand(request)` does it if that needs no waiting, and says whether it did;
+    it raises nothing but what views raise.  `what` names the file for people.  `busy()` says whether the
+    driver has something else under way that a suspend must wait for.  All other methods are for the EMT;
     the driver passes its life-cycle hooks on to those of the same name."""
 
     def __init__(
         self,
         helpers: DriverHelpers,
         carry_out: Callable[[MediaRequest], None],
+        at_hand: Callable[[MediaRequest], bool],
         what: str,
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._helpers = helpers
         self._carry_out = carry_out
+        self._at_hand = at_hand
         self._what = what
         self._busy = busy
         self._submitted: queue.SimpleQueue[MediaRequest | None] = queue.SimpleQueue()
@@ -82,10 +86,21 @@ class ImageQueue:
         """Carry out a request behind all earlier ones."""
         self._pending += 1
         none_before = self._pending == len(self._finished) + 1
-        if self._helpers.at_once and none_before and self._attempt(request) is None:
+        if none_before and self._done_now(request):
             self._tell()
         else:
             self._submitted.put(request)
+
+    def _done_now(self, request: MediaRequest) -> bool:
+        if self._helpers.at_once:
+            return self._attempt(request) is None
+        try:
+            done = self._at_hand(request)
+        except (BufferError, ValueError):  # the views: the worker will say so
+            return False
+        if done:
+            self._finished.append((request, None, ""))
+        return done
 
     @property
     def pending(self) -> int:

@@ -41,7 +41,7 @@ from vbox_pdm import (
     key,
 )
 from vbox_pdm.media import NOT_MOUNTED
-from vbox_plugin_storage.file_io import punch_hole, read_into, write_from
+from vbox_plugin_storage.file_io import AtHand, punch_hole, read_into, write_from
 from vbox_plugin_storage.image_queue import ImageDriver, ImageQueue
 from vbox_plugin_storage.media_steps import fill, gather, part, total
 
@@ -53,6 +53,7 @@ CLUSTER = 64 << 10
 """The map has an entry, a mask of sectors, for each piece of this size that was written to."""
 _SECTORS = CLUSTER // SECTOR
 _FULL = (1 << _SECTORS) - 1
+_NO_END = 1 << 62
 Run = tuple[bool, int, int]
 """(whether the overlay has it, first byte, length)."""
 
@@ -151,10 +152,12 @@ class Overlay(ImageDriver[Config]):
         self._waiting: deque[MediaRequest] = deque()
         folder = self.config.folder or tempfile.gettempdir()
         self.descriptor = _temporary(folder)
+        self._cached = AtHand(self.descriptor)
         self._take_medium()
         self.queue = ImageQueue(
             self.helpers,
             self._carry_out,
+            self._at_hand,
             f"the overlay in {folder}",
             lambda: self._filling,
         )
@@ -265,11 +268,14 @@ class Overlay(ImageDriver[Config]):
 
         self._read(MediaRequest(MediaOp.READ, found, first, (buffer,)), first, end - first)
 
-    # --- the worker
+    # --- the file
+
+    def _at_hand(self, request: MediaRequest) -> bool:
+        return request.op is MediaOp.READ and self._cached.read_into(request.views, request.offset, _NO_END)
 
     def _carry_out(self, request: MediaRequest) -> None:
         if request.op is MediaOp.READ:
-            read_into(self.descriptor, request.views, request.offset, 1 << 62)
+            read_into(self.descriptor, request.views, request.offset, _NO_END)
         elif request.op is MediaOp.WRITE:
             write_from(self.descriptor, request.views, request.offset)
         else:

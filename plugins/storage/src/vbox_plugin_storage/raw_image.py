@@ -37,7 +37,7 @@ from vbox_pdm import (
     key,
 )
 from vbox_pdm.media import NOT_MOUNTED
-from vbox_plugin_storage.file_io import punch_hole, read_into, write_from
+from vbox_plugin_storage.file_io import AtHand, punch_hole, read_into, write_from
 from vbox_plugin_storage.image_queue import ImageDriver, ImageQueue
 from vbox_plugin_storage.media_steps import total
 
@@ -76,7 +76,8 @@ class RawImage(ImageDriver[Config]):
             )  # fmt: skip
         identity = os.path.realpath(config.path)
         self.info = MediaInfo(self.size, sector, config.read_only, identity)
-        self.queue = ImageQueue(self.helpers, self._carry_out, config.path)
+        self._cached = AtHand(self.descriptor)
+        self.queue = ImageQueue(self.helpers, self._carry_out, self._at_hand, config.path)
 
     def _lock(self) -> None:
         kind = fcntl.LOCK_SH if self.config.read_only else fcntl.LOCK_EX
@@ -115,7 +116,10 @@ class RawImage(ImageDriver[Config]):
     def media_eject(self) -> None:
         self.ejected = True
 
-    # --- the worker
+    # --- the file
+
+    def _at_hand(self, request: MediaRequest) -> bool:
+        return request.op is MediaOp.READ and self._cached.read_into(request.views, request.offset, self.size)
 
     def _carry_out(self, request: MediaRequest) -> None:
         if request.op is MediaOp.READ:
