@@ -32,11 +32,13 @@ LATENCY_TITLES = {
 LOADS = {
     "alone": "alone",
     "images": "beside DMA reads of a disk image, 128 KiB each, without a pause",
+    "writes": "beside DMA writes to a disk image, 128 KiB each, without a pause",
     "screen": "beside a screen of 1280 by 1024 that is written to a PNG file",
     "characters": "beside a serial port that sends to a file, without a pause",
     "hog": "beside a foreign thread that computes in Python",
 }
-OUR_WORKERS = ("images", "screen", "characters")
+IMAGES = ("images", "writes")
+OUR_WORKERS = ("images", "writes", "screen", "characters")
 PROBE = Path(__file__).with_name("probe.py")
 DISK = 64 << 20
 
@@ -86,7 +88,7 @@ def exits(machine: Machine, chosen: Sequence[str]) -> Mapping[str, float]:
             "hog": _probe("hog=on"),
         }
         for load in chosen:
-            guest = Multiboot(kernel, load, disk if load == "images" else None)
+            guest = Multiboot(kernel, load, disk if load in IMAGES else None)
             work = marks.run(_with(machine, more.get(load, [])), guest)[0]
             values[load] = work.seconds / work.operations * 1e9
     return values

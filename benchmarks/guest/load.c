@@ -12,7 +12,7 @@ enum {
     AT_ONCE = 100,
 };
 
-enum { MASTER_COMMAND = 0, MASTER_STATUS = 2, MASTER_TABLE = 4, START_READ = 9, ACTIVE = 1, CLEAR = 6 };
+enum { MASTER_COMMAND = 0, MASTER_STATUS = 2, MASTER_TABLE = 4, START_WRITE = 1, START_READ = 9, ACTIVE = 1, CLEAR = 6 };
 
 enum { SECOND = 1000000000 }; /* the TSC counts nanoseconds */
 
@@ -116,8 +116,15 @@ static u32 hog(u32 rounds)
 
 static u16 master;
 static u32 transfers;
+static enum disk_command direction;
 
-static void read_on(void)
+static void begin_transfer(void)
+{
+    disk_command(direction, transfers % 512 * SECTORS_AT_ONCE);
+    out8(master + MASTER_COMMAND, direction == READ_DMA ? START_READ : START_WRITE);
+}
+
+static void go_on(void)
 {
     u8 status = in8(master + MASTER_STATUS);
     if ((status & ACTIVE) || !(status & 4)) {
@@ -126,14 +133,14 @@ static void read_on(void)
     out8(master + MASTER_COMMAND, 0);
     in8(0x1F7);
     out8(master + MASTER_STATUS, CLEAR);
-    disk_command(READ_DMA, transfers % 512 * SECTORS_AT_ONCE);
-    out8(master + MASTER_COMMAND, START_READ);
     transfers++;
+    begin_transfer();
 }
 
-static u32 images(u32 rounds)
+static u32 image(u32 rounds, enum disk_command command)
 {
     u64 begun = clock();
+    direction = command;
     out32(0xCF8, 0x80000904);
     out32(0xCFC, in32(0xCFC) | 5);
     out32(0xCF8, 0x80000920);
@@ -149,11 +156,13 @@ static u32 images(u32 rounds)
     out8(master + MASTER_COMMAND, 0);
     out8(master + MASTER_STATUS, CLEAR);
     out32(master + MASTER_TABLE, (u32)(word)table);
-    disk_command(READ_DMA, 0);
-    out8(master + MASTER_COMMAND, START_READ);
-    polled(begun, rounds, read_on);
+    begin_transfer();
+    polled(begun, rounds, go_on);
     return transfers;
 }
+
+static u32 images(u32 rounds) { return image(rounds, READ_DMA); }
+static u32 writes(u32 rounds) { return image(rounds, WRITE_DMA); }
 
 static void set_dispi(u16 number, u16 value)
 {
@@ -218,6 +227,7 @@ const struct work works[] = {
     {"halted", halted, 0},
     {"alone", alone, 10000},
     {"images", images, 30000},
+    {"writes", writes, 30000},
     {"screen", screen, 100000},
     {"characters", characters, 10000},
     {"hog", hog, 1},

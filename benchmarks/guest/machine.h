@@ -10,7 +10,7 @@ enum {
     SECTORS_AT_ONCE = 256,
 };
 
-enum disk_command { READ_SECTORS = 0x20, WRITE_SECTORS = 0x30, READ_DMA = 0xC8 };
+enum disk_command { READ_SECTORS = 0x20, WRITE_SECTORS = 0x30, READ_DMA = 0xC8, WRITE_DMA = 0xCA };
 
 extern volatile u32 interrupts;       /* how many `tick` has taken */
 extern const char tick[];             /* a handler: counts, and ends IRQ 0..7 */

@@ -321,8 +321,8 @@ const struct work works[] = {
     {"post", post_code, 1000000},
     {"vga-load", vga_load, 500000},
     {"vga-store", vga_store, 500000},
-    {"insw", insw, 32},
-    {"outsw", outsw, 32},
+    {"insw", insw, 128},
+    {"outsw", outsw, 128},
     {"outsb", outsb, 400},
     {0},
 };
