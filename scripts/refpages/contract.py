@@ -123,7 +123,7 @@ def host_helpers(author: Author) -> None:
         "under the lock of the VM."
     )
     roles = (helpers.Pic, helpers.PicHelpers, helpers.PciBusHelpers, helpers.PciRouter)
-    for role in (*roles, helpers.Rtc, helpers.Dmac):
+    for role in (*roles, helpers.Rtc, helpers.Dmac, helpers.FpuErrors):
         author.class_section(page, 3, role)
     page.heading(2, "Errors")
     page.text("The status names that helpers raise on purpose, and which of them do.")

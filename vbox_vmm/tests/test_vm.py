@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -161,6 +162,45 @@ def test_vm_reset_by_a_device_resets_devices_and_boots_again(
     assert state is VmState.OFF
     assert vm.exit_code == 42
     assert "reset" in events
+
+
+def test_vm_fpu_error_without_ne_is_irq_13_before_the_instruction_that_waits(
+    vms: list[Vm], catalogue: Catalogue
+) -> None:
+    controllers = [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0xA0, 0x11), (0xA1, 0x70), (0xA1, 2)]
+    controllers += [(0xA1, 1), (0x21, 0xFB), (0xA1, 0xDF)]  # IRQ 13 alone is open, at vector 75h
+    error = bytes.fromhex("d9eed9e8d8f19bddd8ddd8")  # fldz / fld1 / fdiv st, st(1) / fwait / fstp st, twice
+    code = (
+        b"".join(out(*each) for each in controllers)
+        + bytes.fromhex("dbe3 d92d00401000 fb") + error * 2  # fninit / fldcw [104000] / sti
+        + bytes.fromhex("a110401000 66ba0205 ee") + LOOP  # mov eax, [104010] / out 502h, al
+    )  # fmt: skip
+    handler = (
+        bytes.fromhex("ff0510401000 6050") + out(0xF0, 0) + bytes.fromhex("dbe2")  # inc [104010] / fnclex
+        + out(0xA0, 0x20) + out(0x20, 0x20) + bytes.fromhex("5861cf")
+    )  # fmt: skip
+    start_code = flat32(code)
+
+    def boot(vm: Vm) -> CpuState:
+        state: CpuState = start_code(vm)  # type: ignore[operator]
+        vm.pgm.write(0x101000, handler)
+        vm.pgm.write(0x102000 + 0x75 * 8, bytes.fromhex("0010080000 8e1000".replace(" ", "")))
+        vm.pgm.write(0x103000, struct.pack("<3Q", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF))
+        vm.pgm.write(0x104000, struct.pack("<H", 0x37B))  # division by zero is not masked
+        state.gdtr, state.idtr = (0x103000, 23), (0x102000, 0x7FF)
+        state.gpr[4] = 0x108000
+        return state
+
+    machine = default_machine(16 << 20)
+    add_device(machine, parse_spec("probe"))
+    vm = Vm(machine, catalogue, boot=boot)
+    vms.append(vm)
+    vm.power_on()
+
+    state = vm.wait_for(VmState.OFF, timeout=20)
+
+    assert state is VmState.OFF
+    assert vm.exit_code == 2
 
 
 def test_vm_triple_fault_is_a_guru_meditation_with_a_report(vms: list[Vm], catalogue: Catalogue) -> None:

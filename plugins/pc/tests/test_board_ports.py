@@ -68,6 +68,41 @@ def test_port92_state_survives_a_load(bench: Bench) -> None:
     assert bench.port_read(0x92, 1) == 0x01
 
 
+@pytest.mark.parametrize(("port", "ignored"), [(0xF0, 1), (0xF1, 0)])
+def test_fpu_error_raises_irq_13_until_a_coprocessor_port_is_written(
+    bench: Bench, port: int, ignored: int
+) -> None:
+    bench.add("pcarch")
+
+    bench.fpu_error()
+    raised = bench.irq(13)
+    bench.port_write(port, 1, 0)
+
+    assert raised
+    assert not bench.irq(13)
+    assert bench.ignored_fpu_errors == ignored
+
+
+def test_fpu_error_line_survives_a_load_and_falls_at_reset(bench: Bench) -> None:
+    bench.add("pcarch")
+    bench.fpu_error()
+    saved = bench.save()
+    bench.port_write(0xF0, 1, 0)
+
+    bench.load(saved)
+    loaded = bench.irq(13)
+    bench.reset()
+
+    assert loaded
+    assert not bench.irq(13)
+
+
+def test_fpu_error_without_a_board_that_hears_of_it_has_no_effect(bench: Bench) -> None:
+    bench.fpu_error()
+
+    assert bench.irq_edges == []
+
+
 def test_coprocessor_ports_are_write_only_and_leave_irq_13_low(bench: Bench) -> None:
     bench.add("pcarch")
     for port in (0xF0, 0xF1):

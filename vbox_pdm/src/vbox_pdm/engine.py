@@ -95,6 +95,7 @@ class CpuState:
     (64-bit form).  `msr` maps MSR numbers to values for those that the engine keeps.
     `interrupt_shadow` holds after STI and MOV SS for one instruction.  `nmi_blocked` holds from the
     delivery of an NMI to the next IRET; `nmi_pending` is an edge that is not delivered yet.
+    `ignores_fpu_errors`: IGNNE# is asserted, see `Engine.ignore_fpu_errors`.
     `msr[0x3B]` (IA32_TSC_ADJUST) is the guest's own offset of the TSC (see `Engine.set_tsc`), whether
     or not CPUID offers the MSR to the guest.
     """
@@ -125,6 +126,7 @@ class CpuState:
     halted: bool = False
     nmi_blocked: bool = False
     nmi_pending: bool = False
+    ignores_fpu_errors: bool = False
 
 
 class EngineHost(Protocol):
@@ -145,6 +147,11 @@ class EngineHost(Protocol):
         be done without leaving it, which is all that a handler may do; True: the guest must be left.  An
         engine need not ask; one that counts instructions must not.  Looked up at each call.  Must not
         raise."""
+
+    def fpu_error(self) -> None:
+        """FERR#: with CR0.NE clear an instruction of the x87 that waits has met an exception that is not
+        masked.  An interrupt that comes of this is taken before the instruction; without one the guest goes
+        on.  Not said again before the exception was cleared.  Must not raise."""
 
     def handler_failed(
         self, owner: object, offset: int, size: int, value: int | None, error: BaseException
@@ -191,6 +198,10 @@ class Engine(Protocol):
 
     def nmi(self) -> None:
         """One NMI edge.  Any thread."""
+
+    def ignore_fpu_errors(self) -> None:
+        """IGNNE#: instructions of the x87 go on in spite of the exception that `EngineHost.fpu_error` told
+        of, until it was cleared; no effect when there is none."""
 
     def a20(self, enabled: bool) -> None:
         """Mask (False) or pass (True) physical address bit 20."""

@@ -309,6 +309,10 @@ class DeviceHelpers(Helpers, Protocol):
     def provide_dmac(self, dmac: Dmac) -> None:
         """Play the ISA DMA controller."""
 
+    def provide_fpu_errors(self, board: FpuErrors) -> Callable[[], None]:
+        """Play the board's part that hears of errors of the FPU.  What is returned asserts IGNNE#: the FPU
+        goes on in spite of the error, until that was cleared; no effect when there is none."""
+
 
 class DriverHelpers(Helpers, Protocol):
     """What a driver has besides."""
@@ -347,6 +351,14 @@ class PicHelpers(Protocol):
 
     def interrupt(self, level: bool) -> None:
         """Drive the CPU's INTR."""
+
+
+class FpuErrors(Protocol):
+    """Role: the board's answer to the CPU's FERR#, which on a PC/AT is IRQ 13."""
+
+    def fpu_error(self) -> None:
+        """FERR#: an instruction of the FPU waits, since CR0.NE is clear and an exception that is not masked
+        is pending.  Not said again before that was cleared."""
 
 
 class PciRouter(Protocol):

@@ -307,6 +307,11 @@ class KernelBench:
         self._settle()
         return vector
 
+    def fpu_error(self) -> None:
+        """FERR#."""
+        self.pdm.fpu_error()
+        self._settle()
+
     def isa_level(self, line: int) -> bool:
         """An ISA line."""
         return self.pdm.isa.level(line)
@@ -460,6 +465,10 @@ class KernelBench:
         """INTR."""
         if not self._loading:
             self.taps.interrupt(level)
+
+    def ignore_fpu_errors(self) -> None:
+        """IGNNE#."""
+        self.taps.fpu_errors_ignored()
 
     def nmi(self) -> None:
         """An edge that was not masked."""

@@ -486,6 +486,15 @@ class Vm:
 
     # --- for PDM and the engine (pdm.services.PdmServices, engine.EngineHost)
 
+    def fpu_error(self) -> None:
+        """The engine's FERR#."""
+        self.pdm.fpu_error()
+
+    def ignore_fpu_errors(self) -> None:
+        """The board's IGNNE#."""
+        if self.em.engine is not None:
+            self.em.engine.ignore_fpu_errors()
+
     def nmi(self) -> None:
         """One NMI edge."""
         self.em.nmi()

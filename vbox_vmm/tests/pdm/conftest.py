@@ -169,6 +169,8 @@ class Surroundings:
     def interrupt(self, level: bool) -> None:
         self.intr.append(level)
 
+    def ignore_fpu_errors(self) -> None: ...
+
     def nmi(self) -> None:
         self.nmis += 1
 

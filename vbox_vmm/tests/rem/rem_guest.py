@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
@@ -43,6 +44,8 @@ class Host:
         self.failures: list[tuple[object, int, int, int | None, BaseException]] = []
         self.not_acknowledged: list[BaseException] = []
         self.rem: Rem | None = None
+        self.fpu_errors = 0
+        self.on_fpu_error: Callable[[], object] | None = None
 
     def acknowledge_interrupt(self) -> int:
         self.acknowledged += 1
@@ -53,6 +56,11 @@ class Host:
 
     def attend(self) -> bool:
         return True
+
+    def fpu_error(self) -> None:
+        self.fpu_errors += 1
+        if self.on_fpu_error is not None:
+            self.on_fpu_error()
 
     def acknowledge_failed(self, error: BaseException) -> None:
         self.not_acknowledged.append(error)

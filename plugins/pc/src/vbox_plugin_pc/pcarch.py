@@ -3,8 +3,8 @@
 PS/2 Model 80 Technical Reference (IBM, 1987), system control port A; 82371SB (PIIX3, Intel 290550), "Port
 92" and "Coprocessor Error"; IBM PC/AT Technical Reference (1984), numeric coprocessor.
 
-Modelled: A20 (bit 1) and fast reset (bit 0) of port 0x92; the coprocessor ports lower IRQ 13.  IRQ 13
-itself is raised by nobody: engines report FPU errors natively (CR0.NE).
+Modelled: A20 (bit 1) and fast reset (bit 0) of port 0x92; an error of the FPU (FERR#, with CR0.NE clear)
+raises IRQ 13, the coprocessor's ports lower it, and port 0xF0 has the FPU go on (IGNNE#).
 Not modelled: the password and disk lamp bits of port 0x92, which read 0.
 
 Traps of the chip:
@@ -12,6 +12,7 @@ Traps of the chip:
 * It is an INIT of the CPU.  Software uses it to leave protected mode on a 286 (CMOS byte 0x0F says so
   with 5, 9 or 10) and, far more often, to restart the machine, for which firmware would set up everything
   again: then the whole VM is reset.
+* Port 0xF1 reset the 287; the FPU of later CPUs does not hear of it.
 * Bit 1 reads the state of the gate, which the keyboard controller moves, too.
 """
 
@@ -54,7 +55,7 @@ class Port92(RegisterMap):
 class Coprocessor(RegisterMap):
     """Numeric coprocessor."""
 
-    CLEAR_BUSY = Reg8(0, "w", effect="lowers IRQ 13")
+    CLEAR_BUSY = Reg8(0, "w", effect="lowers IRQ 13, and has the FPU go on in spite of its error")
     RESET = Reg8(1, "w", effect="lowers IRQ 13")
 
 
@@ -71,6 +72,7 @@ class PcArchitecture(Device[NoConfig]):
     def pdm_construct(self) -> None:
         self.fast_reset = False
         self.irq13 = self.helpers.isa_irq(13)
+        self.ignore_fpu_errors = self.helpers.provide_fpu_errors(self)
         self.helpers.map_ports(
             0x92, Ports("port 92", 1, self.read_port92, self.write_port92, registers=Port92, width=Width.BYTE)
         )
@@ -94,8 +96,14 @@ class PcArchitecture(Device[NoConfig]):
         if rising:
             self.helpers.reset_vm(ResetSource.PORT92, soft=self.firmware_resumes())
 
+    def fpu_error(self) -> None:
+        """The role."""
+        self.irq13.set(True)
+
     def write_coprocessor(self, offset: int, size: int, value: int) -> None:
         self.irq13.set(False)
+        if offset == 0:
+            self.ignore_fpu_errors()
 
     def firmware_resumes(self) -> bool:
         try:

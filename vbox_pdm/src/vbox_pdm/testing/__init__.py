@@ -51,10 +51,10 @@ alike, `port_read_string` and `port_write_string` (REP INS and OUTS),
 guest RAM without side effects.  `pci_enable(device)` does the firmware's part for a PCI function.
 
 Taps show what leaves the devices: `irq(line)`, `irq_edges`, `pci_irq(device)`, `messages`, `intr`,
-`acknowledge()`, `nmis`, `resets`, `exit_code`, `a20`, `runtime_errors`, `log_lines`, `dma_written`.  A
-device that plays a role (interrupt controller, PCI router, RTC, DMA controller) is used as in a real
-machine; where none does, `cmos` and `dma_program` stand in.  Resets and power offs that a device asks
-for are recorded; the test carries them out.
+`acknowledge()`, `nmis`, `ignored_fpu_errors`, `resets`, `exit_code`, `a20`, `runtime_errors`, `log_lines`,
+`dma_written`.  A device that plays a role (interrupt controller, PCI router, RTC, DMA controller, FPU
+errors) is used as in a real machine; where none does, `cmos` and `dma_program` stand in.  `fpu_error()` is
+the CPU's FERR#.  Resets and power offs that a device asks for are recorded; the test carries them out.
 
 Failures.  What raises in a handler, a timer, a queue or a notification costs the guest an all-ones
 read or a dropped write, is recorded in `bench.failures`, and (unless `Bench(strict=False)`) raised in

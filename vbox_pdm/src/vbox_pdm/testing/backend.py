@@ -75,6 +75,9 @@ class BenchTaps(Protocol):
     def interrupt(self, level: bool) -> None:
         """A Pic drove INTR to `level`; called for changes only."""
 
+    def fpu_errors_ignored(self) -> None:
+        """IGNNE#."""
+
     def nmi(self) -> None:
         """An NMI edge reached the CPU (it was not masked)."""
 
@@ -201,6 +204,9 @@ class BenchBackend(Protocol):
 
     def acknowledge(self) -> int:
         """INTA at the Pic; -1 when no device provides one."""
+
+    def fpu_error(self) -> None:
+        """FERR# at whoever plays that role; no effect without one."""
 
     # --- state of the wires
 

@@ -552,6 +552,12 @@ class Bench(TapViews):
             )
         return vector
 
+    def fpu_error(self) -> None:
+        """FERR#: the CPU met an error of its FPU.  No effect unless a device plays that role."""
+        self._ensure_on()
+        self.backend.fpu_error()
+        self._finish()
+
     def dma_program(self, channel: int, address: int, count: int, mode: int) -> None:
         """Program a channel of the stand-in for the ISA DMA controller (used where no device plays
         it): a block of `count` bytes at `address`; `mode` is an 8237 mode register (4 writes memory,

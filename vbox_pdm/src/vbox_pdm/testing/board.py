@@ -71,6 +71,10 @@ class Board:
         """INTA; -1 without an interrupt controller."""
         return int(self._ask("pic", "acknowledge", lambda pic: int(pic.acknowledge()) & 0xFF, -1))
 
+    def fpu_error(self) -> None:
+        """FERR#."""
+        self._ask("fpu", "fpu_error", lambda board: board.fpu_error())
+
     def _player(self, role: str) -> Any:
         entry = self._roles.get(role)
         return entry[1] if entry is not None else None

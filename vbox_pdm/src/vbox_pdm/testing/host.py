@@ -501,6 +501,11 @@ class BenchHost:
         """INTA."""
         return self._settled(self.board.acknowledge())
 
+    def fpu_error(self) -> None:
+        """FERR#."""
+        self.board.fpu_error()
+        self.settle()
+
     def isa_level(self, line: int) -> bool:
         """An ISA line."""
         return self.board.isa.level(line)

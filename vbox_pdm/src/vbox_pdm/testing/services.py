@@ -21,6 +21,7 @@ from vbox_pdm.helpers import (
     Dmac,
     DmaChannel,
     DmaTransfer,
+    FpuErrors,
     Mapping,
     PciRouter,
     Pic,
@@ -405,6 +406,11 @@ class HostDeviceHelpers(HostHelpers):
     def provide_dmac(self, dmac: Dmac) -> None:
         """Play the ISA DMA controller."""
         self._host.board.provide("dmac", self._owned.instance, dmac)
+
+    def provide_fpu_errors(self, board: FpuErrors) -> Callable[[], None]:
+        """Play the board's answer to FERR#."""
+        self._host.board.provide("fpu", self._owned.instance, board)
+        return self._host.taps.fpu_errors_ignored
 
 
 class _Intr:

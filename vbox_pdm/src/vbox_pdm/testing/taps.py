@@ -68,6 +68,7 @@ class Taps:
         self.intr_edges: list[tuple[int, bool]] = []
         self.messages: list[Message] = []
         self.nmis = 0
+        self.ignored_fpu_errors = 0
         self.resets: list[ResetRequest] = []
         self.exit_code: int | None = None
         self.runtime_errors: list[RuntimeErrorReport] = []
@@ -99,6 +100,9 @@ class Taps:
 
     def interrupt(self, level: bool) -> None:
         self.intr_edges.append((self._now(), level))
+
+    def fpu_errors_ignored(self) -> None:
+        self.ignored_fpu_errors += 1
 
     def nmi(self) -> None:
         self.nmis += 1
@@ -156,6 +160,11 @@ class TapViews:
     def intr_edges(self) -> list[tuple[int, bool]]:
         """Every change of INTR: (ns, level)."""
         return self._taps.intr_edges
+
+    @property
+    def ignored_fpu_errors(self) -> int:
+        """How often IGNNE# was asserted."""
+        return self._taps.ignored_fpu_errors
 
     @property
     def nmis(self) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from vbox_pdm.helpers import (
     Dmac,
     DmaChannel,
     DmaTransfer,
+    FpuErrors,
     Mapping,
     PciBusHelpers,
     PciRouter,
@@ -243,3 +244,8 @@ class DeviceHelpers(InstanceHelpers):
     def provide_dmac(self, dmac: Dmac) -> None:
         """Play the ISA DMA controller."""
         self._pdm.roles.provide(roles.DMAC, self._owned.instance, dmac)
+
+    def provide_fpu_errors(self, board: FpuErrors) -> Callable[[], None]:
+        """Play the board's answer to FERR#."""
+        self._pdm.roles.provide(roles.FPU, self._owned.instance, board)
+        return self._pdm.services.ignore_fpu_errors

@@ -22,7 +22,7 @@ from attrs import define
 from vbox_pdm import config
 from vbox_pdm.chains import Lun
 from vbox_pdm.errors import ConfigError, PdmError
-from vbox_pdm.helpers import Dmac, Pic, Rtc, RuntimeErrorFlags
+from vbox_pdm.helpers import Dmac, FpuErrors, Pic, Rtc, RuntimeErrorFlags
 from vbox_pdm.instance import Instance, Phase
 from vbox_pdm.layers import Layer
 from vbox_pdm.life import DeviceNode, Notifier, construct_error
@@ -321,6 +321,15 @@ class Pdm:
         except Exception as error:
             self.pic_failed("acknowledge", error)
             return -1
+
+    def fpu_error(self) -> None:
+        """FERR#; no effect when no device plays that role."""
+        board: FpuErrors | None = self.roles.player(roles.FPU)
+        if board is not None:
+            try:
+                board.fpu_error()
+            except Exception as error:
+                self._role_failed(roles.FPU)("fpu_error", error)
 
     def nmi(self) -> None:
         """One NMI edge, unless it is masked."""

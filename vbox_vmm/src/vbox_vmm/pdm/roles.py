@@ -7,13 +7,14 @@ from typing import Any
 from vbox_pdm.errors import PdmError
 from vbox_pdm.instance import Instance
 
-PIC, PCI_BUS, PCI_ROUTER, RTC, DMAC = "PIC", "PCI_BUS", "PCI_ROUTER", "RTC", "DMAC"
+PIC, PCI_BUS, PCI_ROUTER, RTC, DMAC, FPU = "PIC", "PCI_BUS", "PCI_ROUTER", "RTC", "DMAC", "FPU"
 _MISSING = {
     PIC: ("VERR_PDM_NO_PIC_INSTANCE", "an interrupt controller"),
     PCI_BUS: ("VERR_PDM_NO_PCI_BUS", "a PCI host bridge"),
     PCI_ROUTER: ("VERR_PDM_NO_PCI_BUS", "a PCI interrupt router"),
     RTC: ("VERR_PDM_NO_RTC_INSTANCE", "a real-time clock"),
     DMAC: ("VERR_PDM_NO_DMAC_INSTANCE", "an ISA DMA controller"),
+    FPU: ("VERR_NOT_FOUND", "the board's answer to FPU errors"),
 }
 
 

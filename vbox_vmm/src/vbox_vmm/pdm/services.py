@@ -69,6 +69,9 @@ class PdmServices(IomServices, Protocol):
     def interrupt(self, level: bool) -> None:
         """Drive the CPU's INTR; no effect without an engine."""
 
+    def ignore_fpu_errors(self) -> None:
+        """IGNNE#; no effect without an engine."""
+
     def nmi(self) -> None:
         """One NMI edge at the CPU."""
 

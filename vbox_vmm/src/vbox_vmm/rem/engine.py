@@ -26,6 +26,7 @@ _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
 _PLAIN = (
     *("gpr", "rip", "rflags", "gdtr", "idtr", "cr8", "efer"),
     *("dr", "fpu", "msr", "interrupt_shadow", "halted", "nmi_blocked", "nmi_pending"),
+    "ignores_fpu_errors",
 )
 
 

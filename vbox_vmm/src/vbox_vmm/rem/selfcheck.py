@@ -33,6 +33,9 @@ class _Nobody:
     def attend(self) -> bool:
         return True
 
+    def fpu_error(self) -> None:
+        raise AssertionError("the check has no errors of the FPU")
+
     def acknowledge_failed(self, error: BaseException) -> None:
         raise AssertionError("nothing is acknowledged") from error
 

@@ -337,6 +337,17 @@ static PyObject *core_kick(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *core_ignore_fpu_errors(PyObject *self, PyObject *unused)
+{
+    Machine *m = (Machine *)self;
+
+    (void)unused;
+    if (!m->closed && FIELD(uint8_t, m->env, ENV_X87_ERROR) == ERROR_TOLD) {
+        FIELD(uint8_t, m->env, ENV_X87_ERROR) = ERROR_IGNORED;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_a20(PyObject *self, PyObject *enabled)
 {
     Machine *m = (Machine *)self;
@@ -489,6 +500,7 @@ static PyMethodDef methods[] = {
     {"interrupt", core_interrupt, METH_O, NULL},
     {"nmi", core_nmi, METH_NOARGS, NULL},
     {"kick", core_kick, METH_NOARGS, NULL},
+    {"ignore_fpu_errors", core_ignore_fpu_errors, METH_NOARGS, NULL},
     {"a20", core_a20, METH_O, NULL},
     {"set_tsc", core_set_tsc, METH_VARARGS, NULL},
     {"set_deadline", core_set_deadline, METH_O, NULL},

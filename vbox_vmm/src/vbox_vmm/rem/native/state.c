@@ -165,6 +165,7 @@ PyObject *state_get(Machine *m)
         put(d, "fpu", PyBytes_FromStringAndSize((char *)image, 512)) < 0 || put(d, "msr", msrs_get(m)) < 0 ||
         put(d, "interrupt_shadow", PyBool_FromLong(U32(ENV_HFLAGS) & HF_INHIBIT_IRQ)) < 0 ||
         put(d, "nmi_blocked", PyBool_FromLong(U32(ENV_HFLAGS2) & HF2_NMI)) < 0 ||
+        put(d, "ignores_fpu_errors", PyBool_FromLong(FIELD(uint8_t, m->env, ENV_X87_ERROR) == ERROR_IGNORED)) < 0 ||
         put(d, "nmi_pending", PyBool_FromLong(atomic_load(&m->nmi))) < 0 ||
         put(d, "halted", PyBool_FromLong(m->halted)) < 0) {
         Py_DECREF(d);
@@ -294,6 +295,7 @@ int state_set(Machine *m, PyObject *d)
     atomic_store(&m->nmi, item(d, "nmi_pending") != 0);
     m->halted = item(d, "halted") != 0;
     fpu_set(m, (const uint8_t *)PyBytes_AsString(fpu));
+    FIELD(uint8_t, m->env, ENV_X87_ERROR) = item(d, "ignores_fpu_errors") ? ERROR_IGNORED : ERROR_NONE;
     memcpy(&U64(ENV_DR), dr, sizeof dr);
     U64(ENV_DR + 7 * 8) = 0x400;
     lib.cpu_x86_update_dr7(m->env, (uint32_t)dr[7]);

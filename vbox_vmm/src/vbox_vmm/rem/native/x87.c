@@ -10,7 +10,8 @@
  * - An exception before there is a result (invalid, denormal, division by zero) that is not masked leaves
  *   operands and stack as they are; overflow and underflow that are not masked have a result, with another
  *   exponent.  The host masks the former always, the latter as the guest does.
- * - Exceptions are pending until the next instruction that waits.  Any of the host's own would be SIGFPE:
+ * - Exceptions are pending until the next instruction that waits.  There a CPU with CR0.NE clear asserts FERR# and
+ *   waits for an interrupt, or for IGNNE#; without an interrupt that can be taken we go on.  Any of the host's own would be SIGFPE:
  *   they are cleared before the host's next instruction that waits.
  * - The compiler does not know that arithmetic reads and writes the control and status words: all of it is
  *   volatile assembly, and the host's stack is empty before and behind.
@@ -21,6 +22,38 @@
  */
 
 #include "x87.h"
+
+/* ---- exceptions ---------------------------------------------------------------------------------------- */
+
+/* What `start` has seen: an exception that is pending, or that was told of. */
+void x87_error(void *env, uintptr_t back)
+{
+    Machine *m = machine_of_env(env);
+    PyObject *result;
+
+    if (!PENDING) {
+        ERROR = ERROR_NONE;
+        return;
+    }
+    if (FIELD(uint64_t, env, ENV_CR) & CR0_NE) {
+        lib.raise_exception_err_ra(env, VECTOR_MF, 0, back);
+    }
+    if (ERROR != ERROR_NONE) {
+        return;
+    }
+    ERROR = ERROR_TOLD;
+    m->back = back;
+    enter_python(m);
+    result = PyObject_CallMethod(m->host, "fpu_error", NULL);
+    if (result == NULL) {
+        PyErr_WriteUnraisable(m->host);
+    }
+    Py_XDECREF(result);
+    leave_python(m);
+    if (atomic_load(&m->irq) && FIELD(uint64_t, env, ENV_EFLAGS) & FLAG_IF) {
+        lib.cpu_loop_exit_restore(m->cpu, back); /* the handler comes before this instruction */
+    }
+}
 
 /* ---- moves --------------------------------------------------------------------------------------------- */
 

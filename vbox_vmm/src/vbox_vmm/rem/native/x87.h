@@ -51,6 +51,8 @@ enum { FORM_NUMBER, FORM_SINGLE, FORM_DOUBLE };
 #define ST(n) (&FIELD(Number, env, ENV_FPREGS + ((TOP + (n)) & 7) * 16))
 #define FT0 (&FIELD(Number, env, ENV_FT0))
 #define FORM FIELD(uint8_t, env, ENV_FT0 + 11)
+#define ERROR FIELD(uint8_t, env, ENV_X87_ERROR)
+#define PENDING (STATUS & STATUS_FLAGS & ~CONTROL)
 
 static const Number INDEFINITE = {3ull << 62, 0xffff};
 
@@ -62,12 +64,14 @@ static inline void put(Number *to, const Number *from)
 
 /* ---- exceptions -------------------------------------------------------------------------------------------- */
 
+void x87_error(void *env, uintptr_t back);
+
 /* An instruction that waits begins. */
 static inline __attribute__((always_inline)) void start(void *env, uintptr_t back)
 {
     MET = MET_NONE;
-    if (unlikely(STATUS & STATUS_FLAGS & ~CONTROL) && FIELD(uint64_t, env, ENV_CR) & CR0_NE) {
-        lib.raise_exception_err_ra(env, VECTOR_MF, 0, back);
+    if (unlikely(PENDING | ERROR)) {
+        x87_error(env, back);
     }
 }
 

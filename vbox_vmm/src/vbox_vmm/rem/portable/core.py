@@ -40,6 +40,8 @@ from .layout import (
     ENV_TSC_AUX,
     ENV_UC,
     ENV_XMM,
+    ERROR_IGNORED,
+    ERROR_TOLD,
     R_DX,
     REGION_PERMISSIONS,
     REGION_RAM,
@@ -272,6 +274,10 @@ class Core:
     def kick(self) -> None:
         if not self._closed:
             kick(self._m)
+
+    def ignore_fpu_errors(self) -> None:
+        if not self._closed and self._m.env.x87_error == ERROR_TOLD:
+            self._m.env.x87_error = ERROR_IGNORED
 
     def a20(self, enabled: bool, /) -> None:
         self._check_open()

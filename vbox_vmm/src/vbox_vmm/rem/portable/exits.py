@@ -224,6 +224,12 @@ class Exits:
                 traceback.print_exc()
             return _NO_VECTOR
 
+    def fpu_error(self) -> None:
+        try:
+            self.host.fpu_error()
+        except BaseException:
+            traceback.print_exc()
+
 
 # --- callbacks ------------------------------------------------------------------------------------
 
@@ -278,6 +284,11 @@ def _acknowledge(engine: int) -> int:
     return _exits[engine]().acknowledge()  # type: ignore[union-attr]
 
 
+def _fpu_error(engine: int) -> int:
+    _exits[engine]().fpu_error()  # type: ignore[union-attr]
+    return 0
+
+
 _Narrow, _Wide = ctypes.c_uint32, ctypes.c_uint64  # narrow ones are quicker
 _CALLBACKS = {
     "port_read": ctypes.CFUNCTYPE(_Narrow, *[_Narrow] * 3)(_port_read),
@@ -287,6 +298,7 @@ _CALLBACKS = {
     "port_read_string": ctypes.CFUNCTYPE(_Narrow, *[_Narrow] * 4, _Wide)(_port_read_string),
     "port_write_string": ctypes.CFUNCTYPE(_Narrow, *[_Narrow] * 4, _Wide)(_port_write_string),
     "acknowledge": ctypes.CFUNCTYPE(_Narrow, _Narrow)(_acknowledge),
+    "fpu_error": ctypes.CFUNCTYPE(_Narrow, _Narrow)(_fpu_error),
 }
 
 

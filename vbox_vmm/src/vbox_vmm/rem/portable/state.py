@@ -48,7 +48,10 @@ from .layout import (
     ENV_TSC_AUX,
     ENV_UC,
     ENV_V_TPR,
+    ENV_X87_ERROR,
     ENV_XMM,
+    ERROR_IGNORED,
+    ERROR_NONE,
     HF2_NMI,
     HF_INHIBIT_IRQ,
     TSS16,
@@ -155,6 +158,7 @@ def get(m: Machine) -> dict[str, Any]:
         "msr": msr,
         "interrupt_shadow": bool(_U32.unpack_from(raw, ENV_HFLAGS)[0] & HF_INHIBIT_IRQ),
         "nmi_blocked": bool(_U32.unpack_from(raw, ENV_HFLAGS2)[0] & HF2_NMI),
+        "ignores_fpu_errors": raw[ENV_X87_ERROR] == ERROR_IGNORED,
         "nmi_pending": bool(m.nmi),
         "halted": bool(m.halted),
     }
@@ -200,6 +204,7 @@ def put(m: Machine, state: dict[str, Any], update_hflags: Callable[[Env], object
     cr0, _, cr2, cr3, cr4 = state["cr"]
     struct.pack_into("<Q8xQQ", raw, ENV_CR, cr0 | 0x10, cr2 & _ALL_ONES, cr3 & _ALL_ONES)
     _set_fpu(raw, state["fpu"])
+    raw[ENV_X87_ERROR] = ERROR_IGNORED if state["ignores_fpu_errors"] else ERROR_NONE
     dr7 = state["dr"][7]
     struct.pack_into("<8Q", raw, ENV_DR, *(value & _ALL_ONES for value in state["dr"][:7]), 0x400)
     ctypes.memmove(env.address, bytes(raw), len(raw))

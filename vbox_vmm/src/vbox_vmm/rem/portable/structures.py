@@ -62,6 +62,7 @@ from .layout import (
     ENV_TSC_AUX,
     ENV_UC,
     ENV_V_TPR,
+    ENV_X87_ERROR,
     FAST_MASK,
     FAST_TABLE,
 )
@@ -88,6 +89,7 @@ class Env(Struct):
     fpuc = Field(u16, ENV_FPUC)
     met = Field(u8, ENV_FT0 + 10)  # what thunks of the x87 tell each other is where nothing else is
     form = Field(u8, ENV_FT0 + 11)
+    x87_error = Field(u8, ENV_X87_ERROR)
     mxcsr = Field(u32, ENV_MXCSR)
     sysenter_cs = Field(u32, ENV_SYSENTER_CS)
     sysenter_esp = Field(u64, ENV_SYSENTER_ESP)

@@ -9,9 +9,10 @@ References: Intel SDM volume 1 chapter 8; volume 2 for each instruction.
 
 from __future__ import annotations
 
-from ..language import Int32, UInt32, buffer, execute, here, lib, u8, u16, u32, u64
-from ..layout import ENV_FPREGS, ENV_FPTAGS, ENV_FT0
+from ..language import Int32, UInt32, buffer, execute, here, lib, python, u8, u16, u32, u64
+from ..layout import ENV_FPREGS, ENV_FPTAGS, ENV_FT0, ERROR_NONE, ERROR_TOLD, FLAG_IF
 from ..structures import Env
+from .memory import machine_of
 
 IE, FLAGS, SF, ES, TOP = 1, 0x3F, 0x40, 0x8080, 0x3800  # of the status word; ES with B, its copy
 C0, C1, C2, C3 = 0x100, 0x200, 0x400, 0x4000
@@ -80,8 +81,23 @@ def load(env: Env, number: int) -> None:
 def start(env: Env, back: int) -> None:
     """An instruction that waits begins."""
     env.met = NONE
-    if env.fpus & FLAGS & ~env.fpuc and env.cr[0] & CR0_NE:
+    if env.x87_error or env.fpus & FLAGS & ~env.fpuc:
+        error(env, back)
+
+
+def error(env: Env, back: int) -> None:
+    """An exception is pending, or was told of."""
+    m = machine_of(env)
+    if not env.fpus & FLAGS & ~env.fpuc:
+        env.x87_error = ERROR_NONE
+        return
+    if env.cr[0] & CR0_NE:
         lib.raise_exception_err_ra(env, VECTOR_MF, 0, back)
+    if env.x87_error == ERROR_NONE:
+        env.x87_error = ERROR_TOLD
+        python.fpu_error(m.number)
+        if m.irq and env.eflags & FLAG_IF:
+            lib.cpu_loop_exit_restore(m.cpu, back)  # the handler comes before this instruction
 
 
 def noted(env: Env, raised: int, condition: int) -> int:
