@@ -28,6 +28,19 @@ def test_kick_before_run_makes_it_return_at_once(guest: Guest) -> None:
     assert guest.run(0.01) is ExitReason.KICKED  # by the deadline: the first kick is used up
 
 
+def test_kick_before_a_triple_fault_does_not_hide_it(guest: Guest) -> None:
+    # Whoever is told of the kick may load the state again, which knows nothing of a shutdown.
+    class Kicking(Device):
+        def write(self, offset: int, size: int, value: int) -> None:
+            guest.rem.kick()
+
+    guest.rem.set_ports([Kicking().row(0x10, 1)])
+    guest.long_mode(bytes.fromhex("e610 0f0b"), idtr=(0, 0))  # out 10h, al / ud2
+
+    assert guest.run() is ExitReason.TRIPLE_FAULT
+    assert guest.run() is ExitReason.TRIPLE_FAULT
+
+
 def test_kick_from_another_thread_stops_a_loop(guest: Guest) -> None:
     guest.long_mode(LOOP)
     threading.Timer(0.02, guest.rem.kick).start()

@@ -269,11 +269,11 @@ static int run_loop(Machine *m)
     for (;;) {
         int result;
 
+        if (m->shut_down) { /* no CpuState tells of it: nothing may come first */
+            return RUN_TRIPLE_FAULT;
+        }
         if (atomic_exchange(&m->kicked, false) || count_is_due(m)) {
             return RUN_KICKED;
-        }
-        if (m->shut_down) {
-            return RUN_TRIPLE_FAULT;
         }
         if (m->halted) {
             if (!has_wake_event(m)) {

@@ -159,10 +159,10 @@ def run_loop(m: Machine) -> int:
     uc = m.uc
     cpu.exception_index = NONE
     while True:
+        if m.shut_down:  # no CpuState tells of it: nothing may come first
+            return TRIPLE_FAULT
         if execute(EXCHANGE_U8, m.address + M_KICKED, 0):
             return KICKED
-        if m.shut_down:
-            return TRIPLE_FAULT
         if m.halted:
             if not has_wake_event(m):
                 return HALTED
