@@ -46,6 +46,7 @@ romimage: file={bios}
 vgaromimage: file={video}
 display_library: rfb, options="timeout=0"
 log: /dev/null
+sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy
 panic: action=fatal
 com1: enabled=1, mode=file, dev=/dev/stdout
 com2: enabled=1, mode=null
