@@ -103,7 +103,6 @@ class Em:
                 continue
             if deliveries:
                 serve(deliveries)
-                continue
             if requests:
                 serve(requests)
                 continue

@@ -12,12 +12,10 @@ from collections.abc import Callable, Sequence
 
 IOV_MAX = 1024
 """Views of one system call (Linux)."""
-_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
-_ZEROS = bytes(64 << 10)
-
-
 AT_HAND = 128 << 10
 """So many bytes are copied from the host's memory about as fast as a worker is woken up."""
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
+_ZEROS = bytes(64 << 10)
 
 
 class Truncated(OSError):

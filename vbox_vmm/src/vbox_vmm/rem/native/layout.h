@@ -279,10 +279,10 @@ enum {
 };
 #define CR0_PG ((uint64_t)1 << 31)
 #define PHYSICAL_END ((uint64_t)1 << 40) /* as CPUID says */
+
 /* The pins by which an exception of the x87 is told where CR0.NE is clear: FERR#, and IGNNE#, the board's answer.
  * What is known of them is kept beside FT0, so that instructions look at it in passing. */
 enum { ERROR_NONE, ERROR_TOLD, ERROR_IGNORED };
-
 enum { TSS_BUSY = 1 << 9, TSS_TYPE = 0x1f00, TSS16 = 0x100, TSS32 = 0x900 };
 enum { DR6_BD = 1 << 13, DR7_GD = 1 << 13 };
 enum { CC_OP_EFLAGS = 1 };

@@ -11,8 +11,8 @@
  *   operands and stack as they are; overflow and underflow that are not masked have a result, with another
  *   exponent.  The host masks the former always, the latter as the guest does.
  * - Exceptions are pending until the next instruction that waits.  There a CPU with CR0.NE clear asserts FERR# and
- *   waits for an interrupt, or for IGNNE#; without an interrupt that can be taken we go on.  Any of the host's own would be SIGFPE:
- *   they are cleared before the host's next instruction that waits.
+ *   waits for an interrupt, or for IGNNE#; without an interrupt that can be taken we go on.
+ * - Any that are pending on the host would be SIGFPE: they are cleared before its next instruction that waits.
  * - The compiler does not know that arithmetic reads and writes the control and status words: all of it is
  *   volatile assembly, and the host's stack is empty before and behind.
  * - A value that is stored to memory is stored even where an exception that is not masked would keep it from
