@@ -285,7 +285,20 @@ def test_floating_point_waits_for_the_control_registers(
     assert (frame.vector, frame.error, frame.rip) == (vector, None, CODE + (2 if vector == 3 else 0))
 
 
-@pytest.mark.parametrize("waits", ["9b", "d9e8", "d8c1", "dd1c2508800000", "d92c2500800000"])
+@pytest.mark.parametrize(
+    "waits",
+    [
+        "9b",
+        "d9e8",
+        "d8c1",
+        "dd1c2508800000",
+        "d92c2500800000",
+        "0fefc0",
+        "0f6f0c2500004000",
+        "0f77",
+        "0f2ac1",
+    ],
+)  # MMX, too: pxor / movq of a page that is not present / emms / cvtpi2ps
 def test_unmasked_x87_exception_faults_at_the_next_waiting_instruction(guest: Guest, waits: str) -> None:
     # fldcw [8000] / fldz / fld1 / fdiv st, st(1) / fnstsw ax / inc ebx / what waits
     guest.long_mode(bytes.fromhex("d92c2500800000 d9ee d9e8 d8f1 dfe0 ffc3" + waits))

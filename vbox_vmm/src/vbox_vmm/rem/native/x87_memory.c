@@ -1,4 +1,4 @@
-/* The x87 and memory: loads and stores, constants, control.  The traps are in x87.c. */
+/* The x87 and memory: loads and stores, constants, control; where MMX begins and ends.  The traps are in x87.c. */
 #include "x87.h"
 
 /* ---- constants --------------------------------------------------------------------------------------------- */
@@ -205,6 +205,20 @@ static void rem_fstenv(void *env, uint64_t at, int is_wide)
     STATUS &= ~STATUS_ES;
 }
 
+/* In front of every MMX instruction but EMMS. */
+static void rem_enter_mmx(void *env)
+{
+    start(env, HERE);
+    TOP = 0;
+    FIELD(uint64_t, env, ENV_FPTAGS) = 0;
+}
+
+static void rem_emms(void *env)
+{
+    start(env, HERE);
+    FIELD(uint64_t, env, ENV_FPTAGS) = 0x0101010101010101; /* all are empty */
+}
+
 #define ROW(name) {"helper_" #name, (void *)rem_##name},
 #define ROW_ST0(name) ROW(name##_ST0)
 
@@ -214,6 +228,6 @@ const Replacement x87_memory_replacements[] = {
     ROW_ST0(flds) ROW_ST0(fldl) ROW_ST0(fildl) ROW_ST0(fildll) ROW_ST0(fldt) ROW_ST0(fbld)
     ROW_ST0(fsts) ROW_ST0(fstl) ROW_ST0(fist) ROW_ST0(fistl) ROW_ST0(fistll)
     ROW_ST0(fistt) ROW_ST0(fisttl) ROW_ST0(fisttll) ROW_ST0(fstt) ROW_ST0(fbst)
-    ROW(fwait) ROW(fldcw) ROW(fstenv)
+    ROW(fwait) ROW(fldcw) ROW(fstenv) ROW(enter_mmx) ROW(emms)
     {NULL, NULL},
 };

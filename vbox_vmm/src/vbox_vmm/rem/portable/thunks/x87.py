@@ -30,6 +30,7 @@ NONE, STOP, MISSING, PUSHED, FULL, REFUSED = range(6)
 # What FT0 is: memory is converted by the operation, since which exceptions count depends on both operands.
 NUMBER, SINGLE, DOUBLE = range(3)
 
+ALL_EMPTY = 0x0101_0101_0101_0101  # of the tags, a byte each
 INDEFINITE, INDEFINITE_EXPONENT = 3 << 62, 0xFFFF
 
 # Where machine code, with RCX, finds things.
@@ -475,6 +476,18 @@ def fldcw(env: Env, value: UInt32) -> None:
     env.fpuc = (value & WRITABLE) | ALWAYS_SET
     lib.update_fp_status(env)
     env.fpus = (env.fpus & ~ES) | (ES if env.fpus & FLAGS & ~env.fpuc else 0)
+
+
+def enter_mmx(env: Env) -> None:
+    """In front of every MMX instruction but EMMS."""
+    start(env, here())
+    env.fpstt = 0
+    u64[env.address + ENV_FPTAGS] = 0
+
+
+def emms(env: Env) -> None:
+    start(env, here())
+    u64[env.address + ENV_FPTAGS] = ALL_EMPTY
 
 
 def tag_of(env: Env, n: int) -> int:

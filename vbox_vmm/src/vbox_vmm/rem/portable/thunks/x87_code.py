@@ -18,6 +18,8 @@ from .x87 import (
     compare,
     compare_to_flags,
     constant,
+    emms,
+    enter_mmx,
     fbld_ST0,
     fbst_ST0,
     ffree_STN,
@@ -120,7 +122,7 @@ _STORES = {
 }  # fmt: skip
 _PLAIN = (
     fpush, fpop, fmov_ST0_STN, fmov_FT0_STN, fmov_STN_ST0, fxchg_ST0_STN, ffree_STN, fldz_FT0, flds_FT0,
-    fldl_FT0, fldt_ST0, fstt_ST0, fwait, fldcw, fstenv,
+    fldl_FT0, fldt_ST0, fstt_ST0, fwait, fldcw, fstenv, enter_mmx, emms,
 )  # fmt: skip
 
 Row = tuple[str, Callable[..., Any], dict[str, Any]]
