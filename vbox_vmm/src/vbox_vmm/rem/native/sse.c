@@ -9,6 +9,9 @@
  *   compiled to SSE, too.
  * - All exceptions are masked while we compute; what the guest does not mask is raised behind, before the
  *   result is stored.
+ * - Reading MXCSR takes some hosts longer than the arithmetic.  Where the numbers show that there was no exception but
+ * PE, which the guest has noted long ago as a rule, nothing is read.
+ * - Translated code moves 8 bytes at a time: 16 that are loaded at once would wait for what was stored just now.
  * - The compiler does not know that arithmetic reads and writes MXCSR: all of it is volatile assembly, the
  *   accesses to MXCSR too, which alone stay in their order.
  *
@@ -22,6 +25,7 @@
 
 enum {
     MXCSR_FLAGS = 0x3f,
+    MXCSR_PE = 0x20, /* inexact */
     MXCSR_DAZ = 1 << 6,
     MXCSR_MASKS = 0x1f80, /* also what C expects */
     MXCSR_CONTROL = 0xe000 | MXCSR_DAZ,
@@ -66,8 +70,8 @@ static inline void end(void *env, uint32_t guest, uintptr_t back)
     FIELD(uint32_t, env, ENV_MXCSR) = guest | raised;
 }
 
-/* Loading MXCSR takes the host longer than the arithmetic.  While the guest has the usual control bits, and what
- * the host has noted since it was loaded is noted by the guest as well, nothing has to be loaded. */
+/* While the guest has the usual control bits, and what the host has noted since MXCSR was loaded is noted by the
+ * guest as well, nothing has to be loaded, either. */
 static inline bool is_usual(uint32_t guest)
 {
     return likely((guest & (MXCSR_CONTROL | MXCSR_MASKS)) == MXCSR_MASKS);
@@ -78,7 +82,17 @@ static inline bool is_noted(uint32_t guest)
     return likely(!(host_mxcsr() & MXCSR_FLAGS & ~guest));
 }
 
-#define LOAD(from) _mm_loadu_ps((const float *)(from))
+static inline bool is_inexact_noted(uint32_t guest)
+{
+    return likely((guest & (MXCSR_CONTROL | MXCSR_MASKS | MXCSR_PE)) == (MXCSR_MASKS | MXCSR_PE));
+}
+
+static inline __m128 load_halves(const double *from)
+{
+    return _mm_castpd_ps(_mm_loadh_pd(_mm_load_sd(from), from + 1));
+}
+
+#define LOAD(from) load_halves((const double *)(from))
 #define STORE(to, value) _mm_storeu_ps((float *)(to), value)
 
 /* `compute` is done once, or again with all of MXCSR as the guest has it. */
@@ -95,63 +109,165 @@ static inline bool is_noted(uint32_t guest)
         end(env, guest, HERE);                                  \
     }
 
-/* A register that gets the result and may be an operand; the other is a register or memory, or an integer. */
-#define WITH_OPERAND(name, instruction, parameter, constraint, operand)                         \
-    static void rem_##name(void *env, void *d, parameter)                                       \
+/* ---- scalars -------------------------------------------------------------------------------------------- */
+
+#define SCALAR(kind, type, name, exponents, to_integer, load, store)                            \
+    static inline __m128 load_##kind(const void *from) { return load; }                         \
+    static inline void store_##kind(void *to, __m128 value) { store; }                          \
+    static inline type bits_##kind(__m128 value) { return (type)to_integer(_mm_castps_si128(value)); } \
+    static inline unsigned exponent_##kind(__m128 value)                                        \
     {                                                                                           \
-        __m128 before = LOAD(d), result;                                                        \
-        COMPUTE(result = before;                                                                \
-                __asm__ volatile(instruction " %1, %0" : "+x"(result) : constraint(operand)))   \
-        STORE(d, result);                                                                       \
-    }
-#define OPERATION(name) WITH_OPERAND(name, #name, const void *s, "x", LOAD(s))
-#define FROM_INTEGER(name, instruction, type) WITH_OPERAND(name, instruction, type value, "r", value)
-
-#define COMPARISON(name)                                                            \
-    static void rem_##name(void *env, const void *d, const void *s)                 \
-    {                                                                               \
-        __m128 one = LOAD(d), other = LOAD(s);                                      \
-        bool zero, parity, carry;                                                   \
-        COMPUTE(__asm__ volatile(#name " %4, %3"                                    \
-                                 : "=@ccz"(zero), "=@ccp"(parity), "=@ccc"(carry)   \
-                                 : "x"(one), "x"(other)))                           \
-        FIELD(uint64_t, env, ENV_CC_SRC) = zero << 6 | parity << 2 | carry;         \
+        return bits_##kind(value) >> (sizeof(type) == 8 ? 52 : 23) & exponents;                 \
+    }                                                                                           \
+    /* Neither zero nor denormal nor infinite nor a NaN. */                                     \
+    static inline bool is_normal_##kind(__m128 value)                                           \
+    {                                                                                           \
+        return likely(exponent_##kind(value) - 1 < exponents - 1);                              \
+    }                                                                                           \
+    static inline bool is_plain_##kind(__m128 value)                                            \
+    {                                                                                           \
+        return is_normal_##kind(value) || !(type)(bits_##kind(value) << 1);                     \
+    }                                                                                           \
+    /* A result that is in no danger of having been tiny, nor of being infinite. */             \
+    static inline bool is_safe_##kind(__m128 value)                                             \
+    {                                                                                           \
+        return likely(exponent_##kind(value) - 2 < exponents - 2);                              \
     }
 
-#define TO_INTEGER(name, instruction, type)                                                     \
+SCALAR(ss, uint32_t, float, 0xffu, _mm_cvtsi128_si32, _mm_load_ss(from), _mm_store_ss(to, value))
+SCALAR(sd, uint64_t, double, 0x7ffu, _mm_cvtsi128_si64, _mm_castpd_ps(_mm_load_sd(from)),
+       _mm_store_sd(to, _mm_castps_pd(value)))
+
+/* `quiet` says that there was no exception, or PE where `noted` made sure of that; then it is all. */
+#define SCALAR_OPERATION(name, kind, noted, quiet)                                              \
+    static void rem_##name(void *env, void *d, const void *s)                                   \
+    {                                                                                           \
+        __m128 before = load_##kind(d), other = load_##kind(s), result = before;                \
+        if (noted(FIELD(uint32_t, env, ENV_MXCSR))) {                                           \
+            __asm__ volatile(#name " %1, %0" : "+x"(result) : "x"(other));                      \
+            if (quiet) {                                                                        \
+                store_##kind(d, result);                                                        \
+                return;                                                                         \
+            }                                                                                   \
+        }                                                                                       \
+        COMPUTE(result = before; __asm__ volatile(#name " %1, %0" : "+x"(result) : "x"(other))) \
+        store_##kind(d, result);                                                                \
+    }
+#define SUM(name, kind)                                                                         \
+    SCALAR_OPERATION(name##kind, kind, is_inexact_noted,                                        \
+                     is_plain_##kind(before) && is_plain_##kind(other) && is_safe_##kind(result))
+#define QUOTIENT(name, kind)                                                                    \
+    SCALAR_OPERATION(name##kind, kind, is_inexact_noted,                                        \
+                     is_plain_##kind(before) && is_normal_##kind(other) && is_safe_##kind(result))
+#define ROOT(name, kind)                                                                        \
+    SCALAR_OPERATION(name##kind, kind, is_inexact_noted, is_normal_##kind(other) && is_safe_##kind(result))
+#define CHOICE(name, kind)                                                                      \
+    SCALAR_OPERATION(name##kind, kind, is_usual, is_plain_##kind(before) && is_plain_##kind(other))
+#define OF_BOTH(X, name) X(name, ss) X(name, sd)
+
+#define FROM_INTEGER(name, kind, instruction, type, noted)                                      \
+    static void rem_##name(void *env, void *d, type value)                                      \
+    {                                                                                           \
+        __m128 result = _mm_setzero_ps();                                                       \
+        if (noted(FIELD(uint32_t, env, ENV_MXCSR))) {                                           \
+            __asm__ volatile(instruction " %1, %0" : "+x"(result) : "r"(value));                \
+        } else {                                                                                \
+            COMPUTE(__asm__ volatile(instruction " %1, %0" : "+x"(result) : "r"(value)))        \
+        }                                                                                       \
+        store_##kind(d, result);                                                                \
+    }
+
+#define TO_INTEGER(name, kind, instruction, type, indefinite)                                   \
     static type rem_##name(void *env, const void *s)                                            \
     {                                                                                           \
-        __m128 operand = LOAD(s);                                                               \
+        __m128 operand = load_##kind(s);                                                        \
         type result;                                                                            \
+        if (is_inexact_noted(FIELD(uint32_t, env, ENV_MXCSR))) {                                \
+            __asm__ volatile(instruction " %1, %0" : "=r"(result) : "x"(operand));              \
+            if (is_plain_##kind(operand) && likely(result != indefinite)) {                     \
+                return result;                                                                  \
+            }                                                                                   \
+        }                                                                                       \
         COMPUTE(__asm__ volatile(instruction " %1, %0" : "=r"(result) : "x"(operand)))          \
         return result;                                                                          \
     }
 
-#define OF_ALL(X, name) X(name##ps) X(name##pd) X(name##ss) X(name##sd)
+#define COMPARE(name)                                                                           \
+    __asm__ volatile(name " %4, %3" : "=@ccz"(zero), "=@ccp"(parity), "=@ccc"(carry) : "x"(one), "x"(other))
+#define COMPARISON(name, kind)                                                                  \
+    static void rem_##name##kind(void *env, const void *d, const void *s)                       \
+    {                                                                                           \
+        __m128 one = load_##kind(d), other = load_##kind(s);                                    \
+        bool zero, parity, carry;                                                               \
+        if (is_usual(FIELD(uint32_t, env, ENV_MXCSR)) && is_plain_##kind(one) && is_plain_##kind(other)) { \
+            COMPARE(#name #kind);                                                               \
+        } else {                                                                                \
+            COMPUTE(COMPARE(#name #kind))                                                       \
+        }                                                                                       \
+        FIELD(uint64_t, env, ENV_CC_SRC) = zero << 6 | parity << 2 | carry;                     \
+    }
+
+/* From one kind to the other. */
+#define BETWEEN(name, from, to, noted, quiet)                                                   \
+    static void rem_##name(void *env, void *d, const void *s)                                   \
+    {                                                                                           \
+        __m128 operand = load_##from(s), result;                                                \
+        if (noted(FIELD(uint32_t, env, ENV_MXCSR)) && is_plain_##from(operand)) {               \
+            __asm__ volatile(#name " %1, %0" : "=x"(result) : "x"(operand));                    \
+            if (quiet) {                                                                        \
+                store_##to(d, result);                                                          \
+                return;                                                                         \
+            }                                                                                   \
+        }                                                                                       \
+        COMPUTE(__asm__ volatile(#name " %1, %0" : "=x"(result) : "x"(operand)))                \
+        store_##to(d, result);                                                                  \
+    }
+
+#define SCALARS(SUM, QUOTIENT, ROOT, CHOICE, COMPARISON)                                        \
+    OF_BOTH(SUM, add) OF_BOTH(SUM, sub) OF_BOTH(SUM, mul) OF_BOTH(QUOTIENT, div) OF_BOTH(ROOT, sqrt) \
+    OF_BOTH(CHOICE, min) OF_BOTH(CHOICE, max)                                                   \
+    OF_BOTH(CHOICE, cmpeq) OF_BOTH(CHOICE, cmplt) OF_BOTH(CHOICE, cmple) OF_BOTH(CHOICE, cmpunord) \
+    OF_BOTH(CHOICE, cmpneq) OF_BOTH(CHOICE, cmpnlt) OF_BOTH(CHOICE, cmpnle) OF_BOTH(CHOICE, cmpord) \
+    OF_BOTH(COMPARISON, ucomi) OF_BOTH(COMPARISON, comi)
+
+SCALARS(SUM, QUOTIENT, ROOT, CHOICE, COMPARISON)
+FROM_INTEGER(cvtsi2ss, ss, "cvtsi2ssl", uint32_t, is_inexact_noted)
+FROM_INTEGER(cvtsi2sd, sd, "cvtsi2sdl", uint32_t, is_usual)
+FROM_INTEGER(cvtsq2ss, ss, "cvtsi2ssq", uint64_t, is_inexact_noted)
+FROM_INTEGER(cvtsq2sd, sd, "cvtsi2sdq", uint64_t, is_inexact_noted)
+TO_INTEGER(cvtss2si, ss, "cvtss2si", int32_t, INT32_MIN)
+TO_INTEGER(cvtsd2si, sd, "cvtsd2si", int32_t, INT32_MIN)
+TO_INTEGER(cvttss2si, ss, "cvttss2si", int32_t, INT32_MIN)
+TO_INTEGER(cvttsd2si, sd, "cvttsd2si", int32_t, INT32_MIN)
+TO_INTEGER(cvtss2sq, ss, "cvtss2si", int64_t, INT64_MIN)
+TO_INTEGER(cvtsd2sq, sd, "cvtsd2si", int64_t, INT64_MIN)
+TO_INTEGER(cvttss2sq, ss, "cvttss2si", int64_t, INT64_MIN)
+TO_INTEGER(cvttsd2sq, sd, "cvttsd2si", int64_t, INT64_MIN)
+BETWEEN(cvtss2sd, ss, sd, is_usual, true)
+BETWEEN(cvtsd2ss, sd, ss, is_inexact_noted, is_safe_ss(result))
+
+/* ---- all of a register ------------------------------------------------------------------------------------ */
+
+/* One that gets the result and may be an operand; the other is a register or memory. */
+#define OPERATION(name)                                                                         \
+    static void rem_##name(void *env, void *d, const void *s)                                   \
+    {                                                                                           \
+        __m128 before = LOAD(d), other = LOAD(s), result;                                       \
+        COMPUTE(result = before; __asm__ volatile(#name " %1, %0" : "+x"(result) : "x"(other))) \
+        STORE(d, result);                                                                       \
+    }
+
+#define OF_PACKED(X, name) X(name##ps) X(name##pd)
 #define OPERATIONS(X)                                                               \
-    OF_ALL(X, add) OF_ALL(X, sub) OF_ALL(X, mul) OF_ALL(X, div)                     \
-    OF_ALL(X, min) OF_ALL(X, max) OF_ALL(X, sqrt)                                   \
-    OF_ALL(X, cmpeq) OF_ALL(X, cmplt) OF_ALL(X, cmple) OF_ALL(X, cmpunord)          \
-    OF_ALL(X, cmpneq) OF_ALL(X, cmpnlt) OF_ALL(X, cmpnle) OF_ALL(X, cmpord)         \
-    X(cvtps2pd) X(cvtpd2ps) X(cvtss2sd) X(cvtsd2ss) X(cvtdq2ps) X(cvtdq2pd)         \
+    OF_PACKED(X, add) OF_PACKED(X, sub) OF_PACKED(X, mul) OF_PACKED(X, div)         \
+    OF_PACKED(X, min) OF_PACKED(X, max) OF_PACKED(X, sqrt)                          \
+    OF_PACKED(X, cmpeq) OF_PACKED(X, cmplt) OF_PACKED(X, cmple) OF_PACKED(X, cmpunord) \
+    OF_PACKED(X, cmpneq) OF_PACKED(X, cmpnlt) OF_PACKED(X, cmpnle) OF_PACKED(X, cmpord) \
+    X(cvtps2pd) X(cvtpd2ps) X(cvtdq2ps) X(cvtdq2pd)                                 \
     X(cvtps2dq) X(cvtpd2dq) X(cvttps2dq) X(cvttpd2dq)                               \
     X(rcpps) X(rcpss) X(rsqrtps) X(rsqrtss)
-#define COMPARISONS(X) X(ucomiss) X(ucomisd) X(comiss) X(comisd)
 
 OPERATIONS(OPERATION)
-COMPARISONS(COMPARISON)
-FROM_INTEGER(cvtsi2ss, "cvtsi2ssl", uint32_t)
-FROM_INTEGER(cvtsi2sd, "cvtsi2sdl", uint32_t)
-FROM_INTEGER(cvtsq2ss, "cvtsi2ssq", uint64_t)
-FROM_INTEGER(cvtsq2sd, "cvtsi2sdq", uint64_t)
-TO_INTEGER(cvtss2si, "cvtss2si", int32_t)
-TO_INTEGER(cvtsd2si, "cvtsd2si", int32_t)
-TO_INTEGER(cvttss2si, "cvttss2si", int32_t)
-TO_INTEGER(cvttsd2si, "cvttsd2si", int32_t)
-TO_INTEGER(cvtss2sq, "cvtss2si", int64_t)
-TO_INTEGER(cvtsd2sq, "cvtsd2si", int64_t)
-TO_INTEGER(cvttss2sq, "cvttss2si", int64_t)
-TO_INTEGER(cvttsd2sq, "cvttsd2si", int64_t)
 
 /* ---- between MMX and XMM: what the host does with XMM registers alone, whose upper half is then 0 --------- */
 
@@ -216,11 +332,12 @@ DOT_PRODUCT(dpps, 32, 4)
 DOT_PRODUCT(dppd, 64, 2)
 
 #define ROW(name) {"helper_" #name, (void *)rem_##name},
+#define SCALAR_ROW(name, kind) ROW(name##kind)
 
 const Replacement sse_replacements[] = {
     OPERATIONS(ROW)
-    COMPARISONS(ROW)
-    ROW(cvtsi2ss) ROW(cvtsi2sd) ROW(cvtsq2ss) ROW(cvtsq2sd)
+    SCALARS(SCALAR_ROW, SCALAR_ROW, SCALAR_ROW, SCALAR_ROW, SCALAR_ROW)
+    ROW(cvtss2sd) ROW(cvtsd2ss) ROW(cvtsi2ss) ROW(cvtsi2sd) ROW(cvtsq2ss) ROW(cvtsq2sd)
     ROW(cvtss2si) ROW(cvtsd2si) ROW(cvttss2si) ROW(cvttsd2si)
     ROW(cvtss2sq) ROW(cvtsd2sq) ROW(cvttss2sq) ROW(cvttsd2sq)
     ROW(cvtps2pi) ROW(cvttps2pi) ROW(cvtpd2pi) ROW(cvttpd2pi) ROW(cvtpi2ps)
