@@ -65,6 +65,9 @@ f3a6 f3ae c8 c9 60 61 62 63 9c 9d fa fb f0 66 67 2e 36 48 0f0b 0f09 0f08 0f20 0f
 STARTS = (b"", *(bytes.fromhex(text) for text in _STARTS.split()))
 """Of instructions that do something to the machine, or that are seldom decoded."""
 
+NOWHERE = 0x7000_0000
+"""Where no memory is, nor a device."""
+
 
 @define
 class Noise:
@@ -351,6 +354,8 @@ class Runner:
             if disturbed:
                 rem.set_state(state)
                 check(rem.get_state() == state, "a state that was read is not taken as it is")
+            else:
+                rem.unmap(NOWHERE, 0x1000)  # the TLB is empty in both: code of a device is fetched again
         return outcome
 
     def _begin_afresh(self) -> None:
