@@ -24,7 +24,7 @@ from vbox_pdm.testing.conformance.registers_check import (
     check_reset_values,
 )
 from vbox_pdm.testing.conformance.rig import Rig, Subject, probe
-from vbox_pdm.testing.conformance.steps import ABOVE, Action, Advance, Down, Enable, Mood
+from vbox_pdm.testing.conformance.steps import ABOVE, Action, Advance, Down, Enable, Life, Mood
 from vbox_pdm.testing.conformance.traffic import CallOf, MediaAsk
 from vbox_pdm.testing.conformance.twins import across, check_reset, shot_difference
 from vbox_pdm.testing.conformance.violations import Hang, Violation
@@ -44,6 +44,7 @@ def checks() -> dict[str, Callable[[Subject], None]]:
         "configurations of the setup": configurations,
         "a construct that fails": failing_construct,
         "an end without a beginning": never_begun,
+        "a suspend behind requests": suspend_behind_requests,
         "power-on values": power_on_values,
         "reset of a new device": new_reset,
         "PCI rules": pci_rules,
@@ -255,6 +256,27 @@ def never_begun(subject: Subject) -> None:
             rig.abandon()
         if rig.media.pending:
             raise Violation("requests", f"a request is not completed at the end, before power on: {config}")
+
+
+def suspend_behind_requests(subject: Subject) -> None:
+    """Of a medium that was given some right before: it must not be over while one of them is not."""
+    if not isinstance(subject.type, DriverType) or subject.type.serves is not Media:
+        return
+    for op in MediaOp:
+        rig = Rig(subject)
+        try:
+            for number in range(_BURST):
+                rig.perform(Down(CallOf("media_submit", (MediaAsk(op, 0, (0x10000,), number),))))
+            rig.perform(Life("suspend"))
+            rig.perform(Life("resume"))
+        except Violation as error:
+            error.log, error.config = rig.log, {}
+            raise
+        finally:
+            rig.abandon()
+
+
+_BURST = 8
 
 
 def power_on_values(subject: Subject) -> None:
