@@ -165,6 +165,9 @@ class Engine(Protocol):
 
     failure: str
     """After `ExitReason.FAILED`: what happened, for the user."""
+    attends: bool
+    """Whether it asks `EngineHost.attend` when it was kicked, before or within `run`, unless it counts
+    instructions."""
 
     def map_ram(self, address: int, size: int, host: int, write_host: int | None) -> None:
         """Back guest-physical [address, address+size) by host memory at `host`; page aligned.

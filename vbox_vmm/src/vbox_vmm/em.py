@@ -94,6 +94,7 @@ class Em:
         forced, waiters, plugins, run = self.forced, lock.waiters, vm.catalogue.manager, engine.run
         now, forget_rings, serve = time.monotonic_ns, vm.woken.clear, vm.serve
         counted = tm.counter is not None
+        attends = engine.attends and not counted
         looked = False
         self.state = EmState.RUNNING
         self._plugins_seen = -1
@@ -101,7 +102,7 @@ class Em:
             if forced:
                 self._serve_forced_action()
                 continue
-            if deliveries:
+            if deliveries and not attends:
                 serve(deliveries)
             if requests:
                 serve(requests)
@@ -117,8 +118,12 @@ class Em:
             if self._deadline != self._told or tm.tsc_version != self._tsc_version:
                 self._tell(engine)
             forget_rings()
-            if forced or deliveries or requests or waiters:
+            if forced or requests or waiters:
                 continue
+            if deliveries:
+                if not attends:
+                    continue
+                engine.kick()  # they are served in there: what they raise is taken at once
             reason = run()
             self.exits[reason] += 1
             if reason is ExitReason.HALTED:

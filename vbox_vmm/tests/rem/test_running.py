@@ -123,10 +123,17 @@ def test_kick_that_the_host_attends_to_does_not_leave_the_guest(asking: Guest) -
     start_kicking(asking, COUNT)
     seen: list[tuple[bool, int]] = []
 
+    def kick_when_it_got_on(count: int) -> None:
+        late = time.monotonic() + 20
+        while asking.ram.u64(DATA) == count and time.monotonic() < late:
+            time.sleep(0.001)
+        asking.rem.kick()
+
     def attend() -> bool:
-        seen.append((threading.current_thread() is runner, asking.ram.u64(DATA)))
+        count = asking.ram.u64(DATA)
+        seen.append((threading.current_thread() is runner, count))
         if len(seen) < 5:
-            threading.Timer(0.002, asking.rem.kick).start()
+            threading.Thread(target=kick_when_it_got_on, args=(count,)).start()
         return len(seen) == 5
 
     runner, asking.host.attend = threading.current_thread(), attend  # type: ignore[method-assign]
@@ -135,6 +142,24 @@ def test_kick_that_the_host_attends_to_does_not_leave_the_guest(asking: Guest) -
     counts = [count for _, count in seen]
     assert [on_runner for on_runner, _ in seen] == [True] * 5
     assert counts == sorted(set(counts))  # the guest got on in between
+
+
+def test_kick_before_run_that_the_host_attends_to_wakes_a_halted_guest(asking: Guest) -> None:
+    asking.long_mode(b"\xfb\xf4")  # sti / hlt
+    first = asking.run()
+
+    def attend() -> bool:
+        asking.rem.interrupt(True)
+        return False
+
+    asking.host.vectors = [0x40]
+    asking.host.attend = attend  # type: ignore[method-assign]
+    asking.rem.kick()
+
+    frame = asking.fault()
+
+    assert first is ExitReason.HALTED
+    assert (frame.vector, frame.rip) == (0x40, CODE + 2)
 
 
 def test_kick_that_comes_while_the_host_attends_is_attended_to_as_well(asking: Guest) -> None:

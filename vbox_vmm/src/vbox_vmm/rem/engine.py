@@ -39,6 +39,8 @@ else:
 class Rem(_Core):
     """One vCPU.  Created with `create`, in the power-on state."""
 
+    attends = False
+
     @classmethod
     def create(cls, host: EngineHost, cpu: CpuModel, fast_stores: bool = True) -> Self:
         """Needs the library to have been loaded; `probe.engine` sees to that."""

@@ -9,5 +9,7 @@ from .engine import Rem
 class NativeRem(Rem, _native.Core):
     """One vCPU, executed with native code around Unicorn."""
 
+    attends = True
+
 
 load = _native.load

@@ -325,6 +325,11 @@ int machine_run(Machine *m)
 
     m->runner = pthread_self();
     m->running = true;
+    m->back = 0;
+    if (!m->counting && !m->shut_down && atomic_exchange(&m->kicked, false) && attend(m)) {
+        m->running = false;
+        return RUN_KICKED;
+    }
     m->thread = PyEval_SaveThread();
     /* Either this sees that the deadline has passed, or the timer's thread sees the guest inside. */
     atomic_store(&m->inside, true);
