@@ -37,12 +37,13 @@ parts of it with `benchmarks/performance.py --only cpu` and the like.
 """
 _BUDGETS = """\
 
-## Budgets
-
-Of {title}.
-
+## Budgets of {title}
+{remark}
 | what | budget | measured | kept |
 |---|--:|--:|---|"""
+_FALLBACK = """
+What runs where there was no compiler; the budgets are those of `rem`.
+"""
 _CPU = """\
 
 ## CPU-bound code
@@ -64,8 +65,8 @@ _SYSTEM = """\
 ## Exceptions, interrupts and devices
 
 Nanoseconds an operation, [the same code](../benchmarks/guest/system.c) on all machines; exits are the whole
-instruction with its loop. Ticks are what a computation takes longer, in per cent. Bochs' time goes with its
-instructions, so its ticks say nothing.
+instruction with its loop. Ticks are what a computation takes longer, in per cent, and below 0 where the
+host ran faster meanwhile. Bochs' time goes with its instructions, so its ticks say nothing.
 """
 _HOST = """\
 
@@ -148,7 +149,7 @@ def _versions(figures: Figures, machines: Sequence[Machine]) -> Iterator[str]:
 
 
 def _budget_lines(figures: Figures, machine: Machine) -> Iterator[str]:
-    yield _BUDGETS.format(title=machine.title)
+    yield _BUDGETS.format(title=machine.title, remark="" if machine.name == "rem" else _FALLBACK)
     for verdict in budgets.verdicts(figures, machine.name):
         measured = "" if verdict.value is None else f"{verdict.value:,.3g}"
         kept = {True: "yes", False: "**no**", None: "not measured"}[verdict.kept]
