@@ -37,7 +37,7 @@ from vbox_vmm.pdm.queues import Queues
 from vbox_vmm.pdm.roles import Roles
 from vbox_vmm.pdm.services import PdmServices
 from vbox_vmm.pdm.watchdog import WATCHDOG, Watch
-from vbox_vmm.pdm.wires import make_wire
+from vbox_vmm.pdm.wires import Intr
 from vbox_vmm.pdm.wiring import Wiring
 from vbox_vmm.pdm.workers import Workers
 from vbox_vmm.tm import Timer
@@ -72,34 +72,6 @@ class Taps:
 def no_controller() -> int:
     """INTA without an interrupt controller."""
     return -1
-
-
-class Intr:
-    """The CPU's INTR, as the interrupt controller drives it (`vbox_pdm.helpers.PicHelpers`)."""
-
-    def __init__(self, drive: Callable[[bool], None]) -> None:
-        self._drive = drive
-        self._wire = make_wire(drive)
-        self.interrupt = self._wire.set
-        """Drive INTR; the CPU hears of changes."""
-
-    @property
-    def level(self) -> bool:
-        """What is driven."""
-        return self._wire.level
-
-    @level.setter
-    def level(self, level: bool) -> None:
-        self._wire.level = level
-
-    def mute(self, instead: Callable[[str], None] | None) -> None:
-        """Tell `instead` of changes, not the CPU; None ends that."""
-        self._wire.hears = self._drive if instead is None else lambda level: instead("INTR changed")
-
-    def load(self, level: bool) -> None:
-        """A saved level; the CPU has no other way to know of it."""
-        self.level = level
-        self._drive(level)
 
 
 class Pdm:

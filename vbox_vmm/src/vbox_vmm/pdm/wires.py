@@ -1,4 +1,4 @@
-"""What an interrupt passes on its way: a line with several owners, and a wire with one.
+"""What an interrupt passes on its way: a line with several owners, a wire with one, and INTR, which is one.
 
 Raising a line is a hot path, often run with cold caches: so there is a native twin, `_wires`, which does the
 same without a frame of Python; `make_line` and `make_wire` take it where it was built.
@@ -151,3 +151,31 @@ def make_wire(hears: Callable[[bool], object]) -> Wire:
     except ImportError:
         return PlainWire(hears)
     return NativeWire(hears)
+
+
+class Intr:
+    """The CPU's INTR, as the interrupt controller drives it (`vbox_pdm.helpers.PicHelpers`)."""
+
+    def __init__(self, drive: Callable[[bool], None]) -> None:
+        self._drive = drive
+        self._wire = make_wire(drive)
+        self.interrupt = self._wire.set
+        """Drive INTR; the CPU hears of changes."""
+
+    @property
+    def level(self) -> bool:
+        """What is driven."""
+        return self._wire.level
+
+    @level.setter
+    def level(self, level: bool) -> None:
+        self._wire.level = level
+
+    def mute(self, instead: Callable[[str], None] | None) -> None:
+        """Tell `instead` of changes, not the CPU; None ends that."""
+        self._wire.hears = self._drive if instead is None else lambda level: instead("INTR changed")
+
+    def load(self, level: bool) -> None:
+        """A saved level; the CPU has no other way to know of it."""
+        self.level = level
+        self._drive(level)
